@@ -1,0 +1,1 @@
+"""Offline model compression, export and measurement for fine-tuned transformers."""

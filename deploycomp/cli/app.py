@@ -1,0 +1,340 @@
+"""The commands: each parses, calls one library function, and hands the result to the sink."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploycomp.cli import options
+from deploycomp.cli.options import Json, Quiet, Verbose
+from deploycomp.cli.output import SINK, handled
+from deploycomp.errors import UsageError
+
+app = typer.Typer(
+    name="deploycomp",
+    help="Make a fine-tuned transformer smaller and faster, export it to ONNX, and prove what that cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[str, typer.Argument(help="A folder with a fine-tuned model, or a hub id.")]
+Data = Annotated[
+    str, typer.Argument(help="JSONL, CSV or Parquet file, a folder of splits, or a hub data set.")
+]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", help="Where a column is: text=sentence. Repeatable.")
+]
+Split = Annotated[str | None, typer.Option(help="Split of the data; default: validation, then test.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="A seeded random subset of this many rows.")]
+MaxDrop = Annotated[str | None, typer.Option(help="Fail when the metric falls by more than this: 0.5%.")]
+BatchSize = Annotated[str | None, typer.Option(help="Batch sizes to measure, as 1,8.")]
+SequenceLength = Annotated[str | None, typer.Option(help="Lengths in tokens to measure, as 16,128.")]
+Threads = Annotated[
+    str | None, typer.Option(help="Thread counts to measure, as 1,2; default: what this process may use.")
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(version("deploycomp"))
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Make a fine-tuned transformer smaller and faster, export it to ONNX, and prove what that cost."""
+
+
+@app.command()
+@handled
+def export(
+    model: Annotated[
+        str | None, typer.Argument(help="A folder with a fine-tuned model, or a hub id.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The folder to write; default: MODEL-PRECISION.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="A recipe file, a name from `deploycomp recipes`, or an artifact's deploycomp.json."
+        ),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Dynamic INT8: U8 activations, S8 weights per channel.")
+    ] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, for GPUs.")] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="auto (this machine), portable (default), x86-avx2, x86-avx512, x86-vnni, arm64, arm64-dotprod, cuda."
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Default: inferred from the model.")] = None,
+    ops: Annotated[
+        str | None,
+        typer.Option(
+            help="fused (ONNX Runtime's operators) or standard (ai.onnx only, for TensorRT, OpenVINO, browsers)."
+        ),
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 to 23.")] = None,
+    fixed: Annotated[str | None, typer.Option(help="Fix dimensions: batch=1,sequence=128.")] = None,
+    external_data_bytes: Annotated[
+        int | None, typer.Option(help="Weights larger than this go to model.onnx.data.")
+    ] = None,
+    eval_data: Annotated[
+        str | None, typer.Option("--eval", help="Judge source and artifact on this data.")
+    ] = None,
+    split: Split = None,
+    column: Columns = None,
+    limit: Limit = None,
+    max_drop: MaxDrop = None,
+    batch_size: BatchSize = None,
+    sequence_length: SequenceLength = None,
+    threads: Threads = None,
+    no_benchmark: Annotated[
+        bool, typer.Option("--no-benchmark", help="Measure no latency and memory.")
+    ] = False,
+    keep_fp32: Annotated[bool, typer.Option("--keep-fp32", help="Also write the FP32 graph.")] = False,
+    layout: Annotated[
+        str | None, typer.Option(help="default, transformers.js or sentence-transformers file names.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an artifact that is there.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and stop.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compress, export to ONNX, verify, measure, report."""
+    options.output_mode(json=json, quiet=quiet, verbose=verbose)
+    from deploycomp.cli.recipes import build_recipe, default_output
+
+    full = build_recipe(
+        recipe,
+        top={
+            "model": model,
+            "revision": revision,
+            "task": task,
+            "target": target,
+            "layout": layout,
+            "keep_fp32": keep_fp32 or None,
+        },
+        export={
+            "ops": ops,
+            "opset": opset,
+            "dtype": "fp16" if fp16 else None,
+            "fixed": options.fixed(fixed) or None,
+            "external_data_bytes": external_data_bytes,
+        },
+        int8=int8,
+        evaluate={
+            "data": eval_data,
+            "split": split,
+            "columns": options.columns(column) or None,
+            "limit": limit,
+            "max_drop": options.percent(max_drop, "--max-drop"),
+        },
+        benchmark={
+            "batch_size": options.integers(batch_size, "--batch-size"),
+            "sequence_length": options.integers(sequence_length, "--sequence-length"),
+            "threads": options.integers(threads, "--threads"),
+        },
+        measure=not no_benchmark,
+    )
+    if full.model is None:
+        raise UsageError("no model was named", hint="deploycomp export MODEL --int8")
+    if dry_run:
+        SINK.result(full.model_dump(mode="json"), full.to_yaml())
+        return
+    from deploycomp.pipeline import export_model
+
+    with SINK.progress() as progress:
+        result = export_model(full, output or default_output(full), overwrite=overwrite, progress=progress)
+    from deploycomp.report.table import plain_lines, summary_table
+
+    report, folder = result.report, _short(result.artifact.path)
+    warnings = [f"warning: {each}" for each in report["verdict"]["warnings"]]
+    table = [report["verdict"]["headline"], summary_table(report), *warnings]
+    SINK.result(
+        {"output": str(result.artifact.path), **report},
+        *(table if sys.stdout.isatty() else plain_lines(report)),
+        f"{folder / report['artifact']['model']}  in {report['seconds']:.0f} s",
+        f"report: {folder / 'report.html'}",
+    )
+
+
+@app.command()
+@handled
+def evaluate(
+    model: Annotated[str, typer.Argument(help="An artifact, or a folder with a fine-tuned model.")],
+    data: Data,
+    against: Annotated[
+        str | None, typer.Option(help="The source model to compare with: agreement and paired drop.")
+    ] = None,
+    split: Split = None,
+    column: Columns = None,
+    limit: Limit = None,
+    max_drop: MaxDrop = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a batch.")] = 16,
+    task: Annotated[str | None, typer.Option(help="Task of a model folder; default: inferred.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Judge an artifact on data, with confidence intervals; with --against, also what compression cost."""
+    options.output_mode(json=json, quiet=quiet, verbose=verbose)
+    from deploycomp.assess import judge
+
+    drop = options.percent(max_drop, "--max-drop")
+    if drop is not None and against is None:
+        raise UsageError("--max-drop compares with a source", hint="--against MODEL")
+    with SINK.progress() as progress:
+        result = judge(
+            model, data, against=against, split=split, columns=options.columns(column), limit=limit,
+            max_drop=drop, batch_size=batch_size, task=task, progress=progress,
+        )  # fmt: skip
+    from deploycomp.report import evaluation_lines
+
+    SINK.result(result, *evaluation_lines(result))
+
+
+@app.command()
+@handled
+def benchmark(
+    candidates: Annotated[
+        list[str], typer.Argument(help="Artifacts, .onnx files, or folders with a fine-tuned model.")
+    ],
+    batch_size: BatchSize = None,
+    sequence_length: SequenceLength = None,
+    threads: Threads = None,
+    blocks: Annotated[
+        int, typer.Option(min=2, help="Fresh processes for each candidate and thread count.")
+    ] = 3,
+    block_seconds: Annotated[
+        float, typer.Option(min=0.01, help="Seconds measured for each shape in a process.")
+    ] = 0.5,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure latency, throughput, memory, load time and size side by side."""
+    options.output_mode(json=json, quiet=quiet, verbose=verbose)
+    from deploycomp.assess import candidates_from
+    from deploycomp.measure.benchmark import benchmark as run
+    from deploycomp.recipe import Benchmark
+
+    settings = {
+        "batch_size": options.integers(batch_size, "--batch-size"),
+        "sequence_length": options.integers(sequence_length, "--sequence-length"),
+        "threads": options.integers(threads, "--threads"),
+        "blocks": blocks,
+        "block_seconds": block_seconds,
+    }
+    known: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    with SINK.progress() as progress:
+        result = run(candidates_from(candidates), Benchmark(**known), progress=progress)
+    from deploycomp.report import benchmark_tables
+
+    SINK.result(result, *benchmark_tables(result))
+
+
+@app.command()
+@handled
+def inspect(
+    path: Annotated[str, typer.Argument(help="A model folder, a hub id, an artifact, or an .onnx file.")],
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what a model is made of: parameters, bytes, FLOPs and anatomy, or operators and INT8 coverage."""
+    options.output_mode(json=json, quiet=quiet, verbose=verbose)
+    from deploycomp.inspection import inspect_path, inspection_tables
+
+    result = inspect_path(path)
+    SINK.result(result, *inspection_tables(result))
+
+
+@app.command()
+@handled
+def doctor(json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
+    """Tell what this machine can do, what will be fast here, and what not."""
+    options.output_mode(json=json, quiet=quiet, verbose=verbose)
+    from deploycomp.report import doctor_lines
+    from deploycomp.runtime.doctor import doctor as examine
+
+    result = examine()
+    SINK.result(result, *doctor_lines(result))
+
+
+@app.command()
+@handled
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the recipes that come with deploycomp, or print one."""
+    options.output_mode(json=json, quiet=quiet, verbose=verbose)
+    from deploycomp.cli.recipes import list_recipes, read_named
+
+    if name is not None:
+        text = read_named(name).read_text(encoding="utf-8")
+        SINK.result({"name": name, "recipe": text}, text)
+        return
+    found = list_recipes()
+    width = max((len(each) for each in found), default=0)
+    SINK.result(found, *(f"{each:<{width}}  {summary}" for each, summary in found.items()))
+
+
+@app.command()
+@handled
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path(
+        "demo-output"
+    ),
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fine-tune a real embedded model on device commands, then export it: the main job from nothing."""
+    options.output_mode(json=json, quiet=quiet, verbose=verbose)
+    from deploycomp.demo.train import prepare
+
+    with SINK.progress() as progress:
+        ready = prepare(output, progress=progress)
+    SINK.note(
+        f"$ deploycomp export {_short(ready.model)} --int8 --target auto --eval {_short(ready.test)} -o {_short(ready.artifact)}"
+    )
+    export(
+        model=str(ready.model), output=ready.artifact, int8=True, target="auto", eval_data=str(ready.test),
+        overwrite=True, json=json, quiet=quiet, verbose=verbose,
+    )  # fmt: skip
+
+
+def _short(path: Path) -> Path:
+    """A path as it is typed here."""
+    try:
+        return path.absolute().relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,77 @@
+"""Options that several commands share, and the short spellings that people type."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from deploycomp.cli.output import SINK
+from deploycomp.errors import UsageError
+
+__all__ = ["Json", "Quiet", "Verbose", "columns", "fixed", "integers", "output_mode", "percent"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show tracebacks and the libraries' own messages.")
+]
+
+
+def output_mode(*, json: bool, quiet: bool, verbose: bool) -> None:
+    """Set how this process talks."""
+    SINK.json, SINK.quiet, SINK.verbose = json, quiet, verbose
+
+
+def integers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Read `1,8` as (1, 8)."""
+    if text is None:
+        return None
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < 1:
+        raise UsageError(
+            f"{option} takes whole numbers from 1", where=f"{option} {text}", hint=f"{option} 1,8"
+        )
+    return values
+
+
+def percent(text: str | None, option: str) -> float | None:
+    """Read `0.5%` as 0.005; a number without its sign is refused, because both readings are common."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*%", text.strip())
+    if not match or float(match[1]) > 100:
+        raise UsageError(f"{option} takes a percentage", where=f"{option} {text}", hint=f"{option} 0.5%")
+    return float(match[1]) / 100
+
+
+def fixed(text: str | None) -> dict[str, int]:
+    """Read `batch=1,sequence=128`."""
+    values: dict[str, int] = {}
+    for part in text.split(",") if text else ():
+        match = re.fullmatch(r"(batch|sequence)=([1-9]\d*)", part.strip())
+        if not match or match[1] in values:
+            raise UsageError(
+                "--fixed takes batch=N, sequence=N or both",
+                where=f"--fixed {text}",
+                hint="--fixed batch=1,sequence=128",
+            )
+        values[match[1]] = int(match[2])
+    return values
+
+
+def columns(pairs: list[str] | None) -> dict[str, str]:
+    """Read `text=sentence` pairs."""
+    values: dict[str, str] = {}
+    for pair in pairs or []:
+        ours, sign, theirs = pair.partition("=")
+        if not sign or not ours or not theirs:
+            raise UsageError(
+                "--column takes OURS=THEIRS", where=f"--column {pair}", hint="--column text=sentence"
+            )
+        values[ours] = theirs
+    return values

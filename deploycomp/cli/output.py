@@ -1,0 +1,163 @@
+"""The one output sink: for people, as JSON, or quiet; and the one place where an error becomes text and an exit code.
+
+Results go to stdout, everything else (progress, notes, errors) to stderr. With `--json`, stdout holds one JSON
+document, also when the command fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import typer
+
+from deploycomp.errors import DeploycompError, EnvironmentFailed, Interrupted
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+__all__ = ["SINK", "Progress", "handled"]
+
+Progress = Callable[[str, float], None]
+P = ParamSpec("P")
+
+BUG = 70
+"""Exit code of an error that nobody foresaw (EX_SOFTWARE of sysexits.h)."""
+
+
+@dataclass
+class Sink:
+    """How this process talks; set once by the options of the command."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    @functools.cached_property
+    def out(self) -> Console:
+        """The console for results."""
+        from rich.console import Console
+
+        return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+    @functools.cached_property
+    def err(self) -> Console:
+        """The console for everything else."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+    def result(self, data: Any, *human: RenderableType) -> None:
+        """Print a result: as JSON, or as the given renderables unless quiet."""
+        if self.json:
+            print(json.dumps(data, indent=2, ensure_ascii=False, default=str))  # noqa: T201  the one print
+        elif not self.quiet:
+            for each in human:
+                self.out.print(each, markup=False)
+
+    def note(self, text: str) -> None:
+        """Say something by the way."""
+        if not self.quiet and not self.json:
+            self.err.print(text, markup=False, style="dim")
+
+    def error(self, error: DeploycompError) -> None:
+        """Print an error: what, where, why, next."""
+        if self.json:
+            print(json.dumps(error.as_dict(), indent=2, ensure_ascii=False))  # noqa: T201
+        else:
+            self.err.print("error: ", style="bold red", end="")
+            self.err.print(_printable(str(error)), markup=False)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Show a bar with an estimate, on a terminal only."""
+        if self.quiet or self.json or not sys.stderr.isatty():
+            yield lambda _message, _share: None
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.err, transient=True) as bar:
+            task = bar.add_task("starting", total=1.0)
+            yield lambda message, share: bar.update(task, description=_printable(message), completed=share)
+
+
+SINK = Sink()
+
+
+def handled(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what a command raises into one clear message and its exit code."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        signal.signal(signal.SIGTERM, _terminated)
+        try:
+            command(*args, **kwargs)
+        except DeploycompError as error:
+            SINK.error(error)
+            if SINK.verbose:
+                traceback.print_exc()
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt as error:
+            code = error.exit_code if isinstance(error, Interrupted) else Interrupted().exit_code
+            if not SINK.json:
+                SINK.err.print("interrupted: nothing was written", style="bold")
+            raise typer.Exit(code) from None
+        except MemoryError:
+            failure = EnvironmentFailed(
+                "memory ran out", hint="close other programs, or take a larger machine"
+            )
+            SINK.error(failure)
+            raise typer.Exit(failure.exit_code) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except Exception as error:
+            _bug(error)
+            raise typer.Exit(BUG) from None
+
+    return wrapper
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise Interrupted(128 + signal.SIGTERM)
+
+
+def _bug(error: Exception) -> None:
+    if SINK.json:
+        data = {
+            "error": type(error).__name__,
+            "exit_code": BUG,
+            "what": str(error),
+            "next": "run again with -v",
+        }
+        print(json.dumps(data))  # noqa: T201
+    else:
+        SINK.err.print("a bug in deploycomp: ", style="bold red", end="")
+        SINK.err.print(_printable(f"{type(error).__name__}: {error}"), markup=False)
+    if SINK.verbose:
+        traceback.print_exc()
+    elif not SINK.json:
+        SINK.err.print("run again with -v for the traceback, and please report it", style="dim")
+
+
+def _printable(text: str) -> str:
+    """Keep a hostile name from steering the terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)

@@ -1,0 +1,119 @@
+"""From flags to the full recipe: every flag is a short way to write one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from deploycomp.errors import UsageError
+from deploycomp.recipe import Recipe, find_recipes
+
+__all__ = ["build_recipe", "default_output", "list_recipes", "read_named"]
+
+Values = dict[str, Any]
+
+
+def build_recipe(
+    recipe: str | None,
+    *,
+    top: Values,
+    export: Values,
+    int8: bool,
+    evaluate: Values,
+    benchmark: Values,
+    measure: bool,
+) -> Recipe:
+    """Lay the given flags over a recipe (or over the defaults) and check the whole.
+
+    Args:
+        recipe: A file, a name, an artifact's manifest, or None.
+        top: Values of the recipe itself; None means that the flag was not given.
+        export: Values of its export step.
+        int8: Whether an int8 step is wanted.
+        evaluate: Values of its evaluation; without data they must all be absent.
+        benchmark: Values of its benchmark.
+        measure: False leaves the benchmark out.
+
+    Raises:
+        UsageError: Flags that contradict each other or the recipe.
+    """
+    data = _base(recipe)
+    data.update(_given(top))
+    steps: list[Values] = [dict(step) for step in data.get("steps", [{"step": "export"}])]
+    for step in steps:
+        if step.get("step") == "export":
+            step.update(_given(export))
+    if int8 and all(step.get("step") != "int8" for step in steps):
+        steps.append({"step": "int8"})
+    data["steps"] = steps
+    if export.get("dtype") == "fp16" and "target" not in data:
+        data["target"] = "cuda"
+    _evaluation(data, _given(evaluate))
+    if not measure:
+        if _given(benchmark):
+            raise UsageError("--no-benchmark and shapes to measure contradict each other")
+        data["benchmark"] = None
+    elif _given(benchmark):
+        data["benchmark"] = {**(data.get("benchmark") or {}), **_given(benchmark)}
+    return Recipe.check(data, where=recipe or "command line")
+
+
+def _evaluation(data: Values, given: Values) -> None:
+    if not given:
+        return
+    merged = {**(data.get("evaluate") or {}), **given}
+    if "data" not in merged:
+        flags = ", ".join(f"--{name.replace('_', '-').removesuffix('s')}" for name in given)
+        raise UsageError(f"{flags} needs data to judge on", hint="--eval test.jsonl")
+    data["evaluate"] = merged
+
+
+def _base(recipe: str | None) -> Values:
+    if recipe is None:
+        return {}
+    path = read_named(recipe)
+    if path.name == "deploycomp.json":
+        from deploycomp.artifact import Artifact
+
+        stored: Values = Artifact.open(path.parent).manifest["recipe"]
+        return stored
+    return Recipe.read(path).model_dump(mode="json", exclude_unset=True)
+
+
+def read_named(recipe: str) -> Path:
+    """Return the file of a recipe: a path, or a name from `find_recipes`.
+
+    Raises:
+        UsageError: There is none.
+    """
+    path = Path(recipe)
+    if path.is_dir() and (path / "deploycomp.json").is_file():
+        return path / "deploycomp.json"
+    known = find_recipes()
+    if path.is_file():
+        return path
+    if recipe in known:
+        return known[recipe]
+    raise UsageError(
+        "there is no such recipe", where=recipe, why=f"known: {', '.join(known)}", hint="deploycomp recipes"
+    )
+
+
+def list_recipes() -> dict[str, str]:
+    """Return each shipped recipe with the first line that explains it."""
+    return {
+        name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").strip()
+        for name, path in find_recipes().items()
+    }
+
+
+def default_output(recipe: Recipe) -> Path:
+    """Name the output after the model and what it becomes: `my-model-int8`."""
+    name = Path(recipe.model or "model").absolute().name if Path(recipe.model or "").exists() else None
+    name = name or (recipe.model or "model").split("/")[-1]
+    int8 = any(step.step == "int8" for step in recipe.steps)
+    return Path(f"{name}-{'int8' if int8 else recipe.export.dtype}")
+
+
+def _given(values: Values) -> Values:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,11 @@
+"""Hub or local data → rows in our own columns, with labels in the model's words.
+
+sources (which file, which split) ─ columns (which is the text) ─ labels (which is which) ─ Rows
+"""
+
+from __future__ import annotations
+
+from deploycomp.data.columns import columns_of
+from deploycomp.data.rows import MASK, Rows, load_rows
+
+__all__ = ["MASK", "Rows", "columns_of", "load_rows"]

@@ -1,0 +1,112 @@
+"""Every error that deploycomp raises on purpose, with the exit code of each.
+
+    DeploycompError
+    ├── GateFailed           1   a goal was broken, and that is proven (accuracy, latency, memory, size)
+    ├── UsageError           2   the command line or the recipe is wrong
+    ├── InputRefused         3   the input is corrupt, unsafe or unsupported
+    ├── VerificationFailed   4   the result does not do what the source does
+    ├── EnvironmentFailed    5   disk, memory, permission, a missing extra or kernel
+    └── Inconclusive         6   the measurement cannot decide
+
+    Interrupted            130   Ctrl-C (143 for SIGTERM); a KeyboardInterrupt, so that no `except Exception` eats it
+
+A message says what happened, where, why, and what to type next.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DeploycompError",
+    "EnvironmentFailed",
+    "GateFailed",
+    "Inconclusive",
+    "InputRefused",
+    "Interrupted",
+    "UsageError",
+    "VerificationFailed",
+]
+
+
+class DeploycompError(Exception):
+    """An error with a reason that a person can act on.
+
+    Args:
+        what: What happened, one sentence without a full stop.
+        where: The file, tensor, row or option it is about.
+        why: The reason, where *what* does not say it.
+        hint: What to type or change next.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, what: str, *, where: str | None = None, why: str | None = None, hint: str | None = None
+    ):
+        self.what, self.where, self.why, self.hint = what, where, why, hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        parts += [f"  where: {self.where}"] if self.where else []
+        parts += [f"  why:   {self.why}"] if self.why else []
+        parts += [f"  next:  {self.hint}"] if self.hint else []
+        return "\n".join(parts)
+
+    def as_dict(self) -> dict[str, str | int | None]:
+        """Return the error as plain values, for `--json`."""
+        return {
+            "error": type(self).__name__,
+            "exit_code": self.exit_code,
+            "what": self.what,
+            "where": self.where,
+            "why": self.why,
+            "next": self.hint,
+        }
+
+
+class GateFailed(DeploycompError):
+    """A goal was broken, and the measurement proves it."""
+
+    exit_code = 1
+
+
+class UsageError(DeploycompError):
+    """The command line or the recipe is wrong."""
+
+    exit_code = 2
+
+
+class InputRefused(DeploycompError):
+    """The input is corrupt, unsafe or unsupported."""
+
+    exit_code = 3
+
+
+class VerificationFailed(DeploycompError):
+    """The result does not do what the source does."""
+
+    exit_code = 4
+
+
+class EnvironmentFailed(DeploycompError):
+    """This machine cannot do it: disk, memory, permission, a missing extra or kernel."""
+
+    exit_code = 5
+
+
+class Inconclusive(DeploycompError):
+    """The measurement cannot decide."""
+
+    exit_code = 6
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user or the system asked the run to stop.
+
+    Args:
+        exit_code: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    def __init__(self, exit_code: int = 130):
+        self.exit_code = exit_code
+        super().__init__("interrupted")

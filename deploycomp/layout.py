@@ -1,0 +1,113 @@
+"""File names of an artifact, in our own layout and in those that other loaders look for, and the files beside it.
+
+default                 model.onnx                              (with --keep-fp32 also model_fp32.onnx)
+transformers.js         onnx/model_quantized.onnx               (onnx/model.onnx, onnx/model_fp16.onnx)
+sentence-transformers   onnx/model_qint8_avx512_vnni.onnx       (onnx/model.onnx, onnx/model_fp16.onnx)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from deploycomp.recipe import Recipe
+
+__all__ = ["copy_side_files", "model_names", "write_ort_config"]
+
+_QINT8_SUFFIX = {
+    "x86-vnni": "_avx512_vnni",
+    "x86-avx512": "_avx512",
+    "x86-avx2": "_avx2",
+    "arm64": "_arm64",
+    "arm64-dotprod": "_arm64",
+}
+"""sentence-transformers names the instruction set that a quantized file is for."""
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
+_SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+_PRIVATE_KEYS = ("_name_or_path",)
+"""Keys of config.json that hold a path of the machine it was written on."""
+
+
+def model_names(recipe: Recipe, target: str) -> dict[str, str]:
+    """Return where each step's graph goes in the artifact: name of the step → path."""
+    last = recipe.steps[-1].step
+    if recipe.layout == "default":
+        names = {"export": "model_fp32.onnx", "int8": "model.onnx"}
+        return {**names, last: "model.onnx"}
+    int8 = (
+        "model_quantized"
+        if recipe.layout == "transformers.js"
+        else f"model_qint8{_QINT8_SUFFIX.get(target, '')}"
+    )
+    fp = "model_fp16" if recipe.export.dtype == "fp16" else "model"
+    return {"export": f"onnx/{fp}.onnx", "int8": f"onnx/{int8}.onnx"}
+
+
+def copy_side_files(source: Path, folder: Path, *, tokenizer: Any, layout: str) -> None:
+    """Copy what a loader needs beside the graph: config, tokenizer, and the folders of sentence-transformers.
+
+    Args:
+        source: The checkpoint; it is only read.
+        folder: The staged artifact.
+        tokenizer: The loaded tokenizer; its fast form is written where the checkpoint has none.
+        layout: The recipe's layout.
+    """
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    for key in _PRIVATE_KEYS:
+        config.pop(key, None)
+    _write_json(folder / "config.json", config)
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    if not (folder / "tokenizer.json").exists():
+        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    if layout == "sentence-transformers":
+        for name in _SENTENCE_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+        for config_file in sorted(source.glob("*_*/config.json")):
+            (folder / config_file.parent.name).mkdir()
+            shutil.copyfile(config_file, folder / config_file.parent.name / "config.json")
+
+
+def write_ort_config(folder: Path, recipe: Recipe, steps: list[dict[str, Any]], *, external: bool) -> None:
+    """Write `ort_config.json`, which optimum's `ORTModel…` classes read."""
+    facts = next((step["facts"] for step in steps if step["step"] == "int8"), None)
+    quantization = {
+        "is_static": False,
+        "format": "QOperator",
+        "mode": "IntegerOps",
+        "activations_dtype": "QUInt8",
+        "activations_symmetric": False,
+        "weights_dtype": "QInt8",
+        "weights_symmetric": True,
+        "per_channel": True,
+        "reduce_range": facts is not None and facts["weight_bits"] == 7,
+        "operators_to_quantize": sorted(facts["nodes"]) if facts else [],
+    }
+    config = {
+        "opset": recipe.export.opset,
+        "optimization": {},
+        "quantization": quantization if facts else {},
+        "use_external_data_format": external,
+        "one_external_file": True,
+    }
+    _write_json(folder / "ort_config.json", config)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,250 @@
+"""Load an audited checkpoint strictly: what is missing, left over, misshapen or not finite is refused by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused
+from deploycomp.models.anatomy import Anatomy, describe
+from deploycomp.models.model import TorchModel
+from deploycomp.models.quiet import quiet
+from deploycomp.models.source import Source
+from deploycomp.models.tasks import OUTPUTS, check_task, model_class
+from deploycomp.models.tokenizer import check_tokenizer, load_tokenizer
+from deploycomp.recipe import Task
+
+__all__ = ["load"]
+
+NAMED = 5
+"""How many tensors an error names; the rest is counted."""
+
+TOLERATED_GROWTH = 2.0
+"""A config may describe this many times the elements of the file (a head that is missing is found later, by name); a
+larger model is refused before its memory is taken."""
+
+DEFAULT_MAX_LENGTH = 512
+"""For an architecture that states no limit."""
+
+_NO_LIMIT = 10**9
+"""transformers writes 10^30 for a tokenizer without a limit."""
+
+_HEADS = (
+    "cls.", "classifier.", "pre_classifier.", "qa_outputs.", "lm_head.", "lm_predictions.", "mask_predictions.",
+    "vocab_transform.", "vocab_layer_norm.", "vocab_projector.", "predictions.", "sop_classifier.", "head.", "decoder.",
+    "discriminator_predictions.", "generator_predictions.", "generator_lm_head.", "pooler.",
+)  # fmt: skip
+"""Modules above the encoder, by the names that BERT-like architectures give them."""
+
+_BUFFERS = ("position_ids", "token_type_ids")
+"""Buffers that old versions of transformers stored, and that are computed today."""
+
+
+def load(
+    source: Source, task: Task | str = "auto", *, progress: Callable[[str, float], None] | None = None
+) -> TorchModel:
+    """Load a checkpoint in FP32 on the CPU, in eval mode.
+
+    Args:
+        source: What `resolve` returned.
+        task: A task, or `auto`.
+        progress: Called with a message and a fraction.
+
+    Raises:
+        InputRefused: The checkpoint does not fit its config, its task or its tokenizer, or is not finite.
+        EnvironmentFailed: There is not enough memory, or a package is missing.
+    """
+    if progress is not None:
+        progress(f"loading {source.name}", 0.0)
+    with quiet():
+        task = check_task(source, task)
+        config = _config(source)
+        module, notes = _module(source, task, config)
+        _check_finite(module, source)
+        tokenizer, more = load_tokenizer(source)
+    check_tokenizer(tokenizer, module, source, task)
+    anatomy = describe(module, config)
+    labels = _labels(config) if task in ("text-classification", "token-classification") else None
+    return TorchModel(
+        module=module,
+        tokenizer=tokenizer,
+        task=task,
+        anatomy=anatomy,
+        config=config,
+        source=source,
+        inputs=_inputs(module, config, tokenizer),
+        outputs=OUTPUTS[task],
+        max_length=_max_length(module, config, tokenizer, anatomy, source),
+        labels=labels,
+        problem_type=_problem_type(config, labels) if task == "text-classification" else None,
+        pooling=source.sentence.pooling if source.sentence and task == "sentence-similarity" else None,
+        notes=(*source.notes, *notes, *more, *anatomy.notes),
+    )
+
+
+def _refused(source: Source, error: Exception, what: str) -> DeploycompError:
+    """A library's error, with its first lines as the reason."""
+    if isinstance(error, DeploycompError):
+        return error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    why = f"{type(error).__name__}: {' '.join(lines[:3])}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in why:
+        return EnvironmentFailed("there is not enough memory to load the model", where=source.name, why=why)
+    return InputRefused(what, where=str(source.encoder), why=why)
+
+
+def _config(source: Source) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source.encoder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise _refused(source, error, "transformers cannot read config.json") from error
+    # They change what forward returns or how attention is computed, and a deployed model wants neither.
+    config.output_attentions = config.output_hidden_states = False
+    return config
+
+
+def _module(source: Source, task: Task, config: Any) -> tuple[nn.Module, tuple[str, ...]]:
+    """Load the weights strictly."""
+    kind: Any = model_class(source, task, config)
+    # Neither task reads the pooler's output, so it would only be dead weight.
+    headless = task in ("feature-extraction", "sentence-similarity")
+    extra = {"add_pooling_layer": False} if headless and _takes(kind.__init__, "add_pooling_layer") else {}
+    _check_size(kind, config, extra, source)
+    try:
+        module, info = kind.from_pretrained(
+            source.encoder,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation="sdpa" if kind._supports_sdpa else "eager",
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that every shape is reported below, by name
+            output_loading_info=True,
+            **extra,
+        )
+    except Exception as error:
+        raise _refused(source, error, "transformers cannot load the weights") from error
+    notes = _check_loaded(module, info, source, task)
+    return module.eval().requires_grad_(False), notes
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    return name in inspect.signature(function).parameters
+
+
+def _check_size(kind: Any, config: Any, extra: dict[str, Any], source: Source) -> None:
+    """Build the model without memory and compare its size with the file's, before any memory is taken."""
+    try:
+        with torch.device("meta"):
+            numel = sum(parameter.numel() for parameter in kind(config, **extra).parameters())
+    except Exception as error:
+        raise _refused(source, error, "transformers cannot build the model that config.json describes") from error
+    if numel > TOLERATED_GROWTH * source.numel:
+        raise InputRefused(
+            f"config.json describes {numel:,} parameters, the weights hold {source.numel:,}",
+            where=str(source.encoder / "config.json"),
+            hint="take config.json and weights from the same model",
+        )
+
+
+def _check_loaded(module: Any, info: dict[str, Any], source: Source, task: Task) -> tuple[str, ...]:
+    """Refuse what is misshapen, missing or left over; return a note on heads that the task does not use."""
+    where = str(source.encoder)
+    mismatched = sorted(
+        f"{name} is {list(found)} in the file, {list(wanted)} by config.json"
+        for name, found, wanted in info["mismatched_keys"]
+    )
+    if mismatched:
+        raise InputRefused(
+            f"the weights do not have the shapes of config.json: {_named(mismatched)}",
+            where=where,
+            hint="take config.json and weights from the same model",
+        )
+    missing = [name for name in info["missing_keys"] if not name.endswith(_BUFFERS)]
+    if missing:
+        raise InputRefused(
+            f"the checkpoint lacks weights that {task} needs: {_named(missing)}",
+            where=where,
+            why=f"{type(module).__name__} would start with random values there",
+            hint="use --task feature-extraction for the encoder alone, or fine-tune the head first",
+        )
+    left = [name for name in info["unexpected_keys"] if not name.endswith(_BUFFERS)]
+    foreign = [name for name in left if not _droppable(name, module)]
+    if foreign:
+        raise InputRefused(
+            f"the checkpoint holds weights that {type(module).__name__} has no place for: {_named(foreign)}",
+            where=where,
+            why="the result would not be the model that was trained",
+            hint="take config.json and weights from the same model",
+        )
+    return (f"dropped weights that {task} does not use: {_named(left)}",) if left else ()
+
+
+def _droppable(name: str, module: Any) -> bool:
+    """Whether a leftover weight belongs to a head (or pooler) that this class does not have at all."""
+    base = str(getattr(module, "base_model_prefix", ""))
+    below = name.removeprefix(f"{base}.")
+    encoder = getattr(module, base, module)
+    if below.startswith("pooler."):
+        return getattr(module, "pooler", None) is None and getattr(encoder, "pooler", None) is None
+    return name.startswith(_HEADS) and getattr(module, name.partition(".")[0], None) is None
+
+
+def _named(names: Iterable[str]) -> str:
+    """The first few names, and the count where there are more."""
+    every = sorted(names)
+    return ", ".join(every[:NAMED]) + (f" and more, {len(every)} in all" if len(every) > NAMED else "")
+
+
+def _check_finite(module: nn.Module, source: Source) -> None:
+    """Refuse NaN and infinity, by tensor and count."""
+    bad: list[str] = []
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            finite = torch.isfinite(tensor)
+            if not finite.all():
+                bad.append(f"{name} ({tensor.numel() - int(finite.sum())} of {tensor.numel()})")
+    if bad:
+        raise InputRefused(
+            f"weights are not finite: {_named(bad)}",
+            where=str(source.encoder),
+            why="NaN or infinity, which training leaves behind when it diverges",
+            hint="take an earlier checkpoint",
+        )
+
+
+def _inputs(module: Any, config: Any, tokenizer: Any) -> tuple[str, ...]:
+    """Token types are an input where they matter: the model embeds more than one, or states no number and gets them."""
+    types = getattr(config, "type_vocab_size", None)
+    emitted = "token_type_ids" in tokenizer.model_input_names
+    used = types > 1 if isinstance(types, int) else emitted
+    takes = _takes(module.forward, "token_type_ids")
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if takes and used else ()))
+
+
+def _max_length(module: nn.Module, config: Any, tokenizer: Any, anatomy: Anatomy, source: Source) -> int:
+    """The smallest of what tokenizer, position table and sentence-transformers settings allow."""
+    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    table: Any = module.get_submodule(anatomy.embeddings["position"]) if "position" in anatomy.embeddings else None
+    if table is not None:
+        # RoBERTa-likes and MPNet start to count after the padding index, so its rows up to there are never reached.
+        limits.append(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
+    limits.append(source.sentence.max_length if source.sentence else None)
+    found = [int(limit) for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT]
+    return min(found, default=DEFAULT_MAX_LENGTH)
+
+
+def _labels(config: Any) -> tuple[str, ...]:
+    return tuple(str(config.id2label[index]) for index in sorted(config.id2label))
+
+
+def _problem_type(config: Any, labels: tuple[str, ...] | None) -> str:
+    """What the config says, else what transformers assumes from the number of labels."""
+    stated = getattr(config, "problem_type", None)
+    return str(stated) if stated else ("regression" if len(labels or ()) == 1 else "single_label_classification")

@@ -1,0 +1,183 @@
+"""The sentence-transformers layout: which modules follow the encoder, and what they do.
+
+    modules.json                       [{idx, name, path, type}, …]: Transformer, Pooling, then optionally Normalize
+    sentence_bert_config.json          max_seq_length, do_lower_case
+    1_Pooling/config.json              one flag per mode (until 5.x), or `pooling_mode` (from 6.0)
+    config_sentence_transformers.json  prompts
+
+Nothing here is imported from `type`: the class name is looked up in a closed list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from deploycomp.errors import InputRefused
+from deploycomp.models import strictjson
+from deploycomp.models.place import exists
+from deploycomp.models.rules import read_settings
+
+__all__ = ["MODULES", "Sentence", "SentencePooling", "read_sentence"]
+
+MODULES = "modules.json"
+ENCODER_CONFIG = "sentence_bert_config.json"
+PROMPTS = "config_sentence_transformers.json"
+
+_MODES = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+"""Our name → its flag, in the order that sentence-transformers concatenates several modes."""
+
+_SUPPORTED = ("Transformer", "Pooling", "Normalize")
+_OTHERS = (
+    "Asym", "BoW", "CLIPModel", "CNN", "Dense", "Dropout", "LayerNorm", "LSTM", "MLMTransformer", "Router",
+    "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling", "StaticEmbedding", "WeightedLayerPooling",
+    "WordEmbeddings", "WordWeights",
+)  # fmt: skip
+_TASK, _INPUT = "feature-extraction", "sentence_embedding"
+_NO_MODEL = "use a model of Transformer, Pooling and optionally Normalize, or --task feature-extraction"
+
+
+@dataclass(frozen=True)
+class SentencePooling:
+    """How token embeddings become one sentence embedding.
+
+    Args:
+        modes: One or more of cls, max, mean, mean_sqrt_len, weightedmean, lasttoken; several are concatenated.
+        normalize: Whether the embedding is scaled to unit length.
+    """
+
+    modes: tuple[str, ...]
+    normalize: bool
+
+    @property
+    def mode(self) -> str:
+        """The modes as one word, for reports."""
+        return "+".join(self.modes)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What a sentence-transformers folder says beside the encoder's own files."""
+
+    encoder: str
+    """The encoder's folder, relative to the model's; empty in current layouts, `0_Transformer` in old ones."""
+    pooling: SentencePooling
+    max_length: int | None
+    lower_case: bool
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_sentence(folder: Path) -> Sentence | None:
+    """Read the sentence-transformers layout of *folder*, or `None` where it has none.
+
+    Raises:
+        InputRefused: A module of an unknown class, one that the graph cannot hold, or a contradicting file.
+    """
+    if not exists(folder / MODULES):
+        return None
+    kinds, paths = _modules(folder)
+    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+        raise InputRefused(
+            f"the sentence-transformers modules {', '.join(kinds)} are not supported",
+            where=str(folder / MODULES),
+            hint=_NO_MODEL,
+        )
+    encoder = "" if paths[0] in ("", ".") else f"{paths[0]}/"
+    files = [MODULES, f"{paths[1]}/config.json"]
+    settings = _optional(folder, f"{encoder}{ENCODER_CONFIG}", files)
+    prompts = _optional(folder, PROMPTS, files)
+    normalize = _optional(folder, f"{paths[2]}/config.json", files) if kinds[2:] else {}
+    if settings.get("transformer_task", _TASK) != _TASK or normalize.get("module_input_name", _INPUT) != _INPUT:
+        raise InputRefused(
+            "the sentence-transformers modules are wired in a way that is not supported",
+            where=str(folder),
+            why=f"transformer_task must be {_TASK}, and Normalize must work on {_INPUT}",
+            hint=_NO_MODEL,
+        )
+    limit = settings.get("max_seq_length")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise InputRefused(
+            "max_seq_length is not a positive number",
+            where=str(folder / encoder / ENCODER_CONFIG),
+            why=repr(limit),
+        )
+    notes = []
+    if prompts.get("default_prompt_name"):
+        notes.append(
+            f"sentence-transformers puts the prompt {prompts['default_prompt_name']!r} before every text; "
+            "the artifact does not, put it there yourself"
+        )
+    return Sentence(
+        encoder=encoder.rstrip("/"),
+        pooling=SentencePooling(_pooling_modes(folder / paths[1] / "config.json", folder), normalize=len(kinds) > 2),
+        max_length=limit,
+        lower_case=settings.get("do_lower_case") is True,
+        files=tuple(files),
+        notes=tuple(notes),
+    )
+
+
+def _modules(folder: Path) -> tuple[list[str], list[str]]:
+    """The class name and the path of every module, in order."""
+    where = str(folder / MODULES)
+    modules = read_settings(folder / MODULES, inside=folder)
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in cast("list[Any]", modules)):
+        raise InputRefused("modules.json is not a list of modules", where=where)
+    kinds: list[str] = []
+    paths: list[str] = []
+    for module in cast("list[dict[str, Any]]", modules):
+        kinds.append(_kind(module.get("type"), where))
+        path = module.get("path")
+        if not isinstance(path, str) or "\\" in path or ".." in PurePosixPath(path).parts or path.startswith("/"):
+            raise InputRefused("a module lies outside the model's folder", where=where, why=repr(path))
+        paths.append(path)
+    return kinds, paths
+
+
+def _kind(dotted: Any, where: str) -> str:
+    """The class name of a known sentence-transformers module, without importing it."""
+    package, _, name = str(dotted).rpartition(".")
+    if package.partition(".")[0] != "sentence_transformers" or name not in (*_SUPPORTED, *_OTHERS):
+        raise InputRefused(
+            f"modules.json names a class that sentence-transformers does not have: {dotted!r}",
+            where=where,
+            why="loading it would import and run foreign code",
+            hint=_NO_MODEL,
+        )
+    return name
+
+
+def _optional(folder: Path, name: str, files: list[str]) -> dict[str, Any]:
+    if not exists(folder / name):
+        return {}
+    files.append(name)
+    return strictjson.as_object(read_settings(folder / name, inside=folder), where=folder / name)
+
+
+def _pooling_modes(path: Path, folder: Path) -> tuple[str, ...]:
+    if not exists(path):
+        raise InputRefused("the Pooling module has no config.json", where=str(path))
+    config = strictjson.as_object(read_settings(path, inside=folder), where=path)
+    stated = config.get("pooling_mode")
+    if stated is not None:
+        names = cast("list[Any]", stated) if isinstance(stated, list) else [stated]
+        modes = tuple(str(name).removesuffix("_tokens") for name in names)
+    else:
+        modes = tuple(mode for mode, flag in _MODES.items() if config.get(flag) is True) or ("mean",)
+    unknown = [mode for mode in modes if mode not in _MODES]
+    if unknown or not modes:
+        raise InputRefused(
+            f"the pooling mode {', '.join(unknown) or '(none)'} is not supported",
+            where=str(path),
+            hint=f"one of {', '.join(_MODES)}",
+        )
+    return modes

@@ -1,0 +1,68 @@
+"""`OnnxModel`: the value that flows from export through graph and quantize to the seal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["DATA_SUFFIX", "Facts", "OnnxModel", "load_graph", "save_graph"]
+
+Facts = dict[str, Any]
+"""What a step did: plain numbers and reasons, the same on every run of the same recipe."""
+
+DATA_SUFFIX = ".data"
+"""External weights of `model.onnx` lie in `model.onnx.data` beside it."""
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """An ONNX graph with its task and signature."""
+
+    model: ir.Model
+    task: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all stored tensors."""
+        values = self.model.graph.initializers.values()
+        return sum(value.const_value.nbytes for value in values if value.const_value is not None)
+
+    def signature(self) -> dict[str, dict[str, list[int | str]]]:
+        """Names and dimensions of inputs and outputs, symbols as strings."""
+
+        def dims(value: ir.Value) -> list[int | str]:
+            return [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape or ()]
+
+        graph = self.model.graph
+        return {
+            "inputs": {str(value.name): dims(value) for value in graph.inputs},
+            "outputs": {str(value.name): dims(value) for value in graph.outputs},
+        }
+
+
+def save_graph(model: ir.Model, path: Path, *, external_data_bytes: int, size: int) -> None:
+    """Write a graph into a folder that holds no file of that name yet.
+
+    Args:
+        model: The graph.
+        path: `….onnx`; weights go to `….onnx.data` beside it when they are large.
+        external_data_bytes: The size from which they do.
+        size: Bytes of all weights.
+    """
+    import onnx_ir as ir
+
+    external = path.name + DATA_SUFFIX if size > external_data_bytes else None
+    ir.save(model, path, external_data=external)
+
+
+def load_graph(path: Path) -> ir.Model:
+    """Read a graph that we wrote; external weights stay on disk until they are used."""
+    import onnx_ir as ir
+
+    return ir.load(path)

@@ -1,0 +1,337 @@
+"""The one loop that walks a recipe: load, steps, seal, evaluate, measure, report, publish.
+
+Everything happens in a staging folder. What breaks on the way (a refusal, a failed check, a broken goal, Ctrl-C)
+leaves nothing behind; what is published has been verified, measured and sealed.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploycomp import layout
+from deploycomp.artifact import Artifact, Staging, stage, translate_os_error
+from deploycomp.errors import UsageError
+from deploycomp.assess import source_predictor
+from deploycomp.onnxmodel import DATA_SUFFIX, Facts
+from deploycomp.recipe import Recipe
+from deploycomp.steps import STEPS, Context
+
+if TYPE_CHECKING:
+    from deploycomp.data import Rows
+    from deploycomp.models.model import TorchModel
+    from deploycomp.models.source import Source
+
+__all__ = ["ExportResult", "export_model"]
+
+Progress = Callable[[str, float], None]
+
+VERSIONED = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "optimum",
+    "tokenizers",
+    "numpy",
+)
+"""Packages whose version can change the bytes or the answers of an artifact."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What `export_model` made."""
+
+    artifact: Artifact
+    report: dict[str, Any]
+
+
+@dataclass
+class _Run:
+    """One run, filled from front to back."""
+
+    recipe: Recipe
+    source: Source
+    staging: Staging
+    context: Context
+    progress: Progress
+    started: float = field(default_factory=time.monotonic)
+    steps: list[Facts] = field(default_factory=list[Facts])
+    warnings: list[str] = field(default_factory=list[str])
+
+    def say(self, message: str, share: float) -> Progress:
+        """Announce a phase that begins at *share*, and return a progress function that fills it up to the next."""
+        self.progress(message, share)
+        return lambda detail, part: self.progress(f"{message}: {detail}", share + part * _PHASE)
+
+
+_PHASE = 0.3
+"""Share of the bar for evaluation and for measuring each; the steps before them take the rest."""
+
+
+def export_model(
+    recipe: Recipe, output: Path, *, overwrite: bool = False, progress: Progress | None = None
+) -> ExportResult:
+    """Run a recipe and publish its artifact.
+
+    Args:
+        recipe: What to do; `recipe.model` names the source.
+        output: The folder to publish.
+        overwrite: Replace an artifact that is there.
+        progress: Called with a message and the share of the work that is done.
+
+    Returns:
+        The published artifact and its report.
+
+    Raises:
+        UsageError: The output exists, or a step cannot work for the target.
+        InputRefused: The model or the data is corrupt, unsafe or unsupported.
+        VerificationFailed: The graph does not answer as the source does.
+        GateFailed: `evaluate.max_drop` is broken.
+        EnvironmentFailed: Disk, memory or permission.
+    """
+    from deploycomp.models import resolve
+    from deploycomp.runtime.cpu import resolve_target
+
+    if recipe.model is None:
+        raise UsageError("no model was named", hint="deploycomp export MODEL")
+    local = Path(recipe.model)
+    with stage(output, overwrite=overwrite, source=local if local.exists() else None) as staging:
+        context = Context(recipe, resolve_target(recipe.target), staging.work)
+        for config in recipe.steps:
+            STEPS[type(config)].require(config, context)
+        say = progress or (lambda _message, _share: None)
+        say("reading the checkpoint", 0.0)
+        return _walk(_Run(recipe, resolve(recipe.model, recipe.revision), staging, context, say))
+
+
+def _walk(run: _Run) -> ExportResult:
+    from deploycomp.models.load import load
+
+    run.progress("loading the model", 0.05)
+    model = load(run.source, run.recipe.task)
+    rows = _rows(run.recipe, model)
+    manifest = _manifest(run, model)
+    source = _source_facts(model)
+    with translate_os_error(run.staging.path):
+        layout.copy_side_files(
+            run.source.path, run.staging.path, tokenizer=model.tokenizer, layout=run.recipe.layout
+        )
+    manifest["signature"] = _steps(run, model)
+    del model
+    gc.collect()  # the weights go before the next sessions come
+    manifest = _seal(run, manifest)
+    evaluation = _evaluate(run, rows, manifest)
+    benchmark = _benchmark(run, manifest)
+    report = _report(run, manifest, source, evaluation, benchmark)
+    run.progress("publishing", 1.0)
+    return ExportResult(run.staging.publish(), report)
+
+
+def _rows(recipe: Recipe, model: TorchModel) -> Rows | None:
+    """Read the evaluation data before the first expensive second."""
+    if recipe.evaluate is None:
+        return None
+    from deploycomp.data import load_rows
+
+    asked = recipe.evaluate
+    return load_rows(
+        asked.data,
+        task=model.task,
+        split=asked.split,
+        columns=asked.columns,
+        limit=asked.limit,
+        labels=model.labels,
+    )
+
+
+def _steps(run: _Run, model: TorchModel) -> dict[str, Any]:
+    """Walk the steps and return the signature of the last graph."""
+    value: Any = model
+    for number, config in enumerate(run.recipe.steps):
+        step = STEPS[type(config)]
+        run.progress(config.step, 0.1 + 0.3 * number / len(run.recipe.steps))
+        began = time.monotonic()
+        value, facts = step.apply(config, value, run.context)
+        step.ensure(config, value, facts, run.context)
+        run.steps.append({"step": config.step, "seconds": round(time.monotonic() - began, 2), "facts": facts})
+    return value.signature()
+
+
+def _precision(recipe: Recipe) -> str:
+    return "int8" if any(step.step == "int8" for step in recipe.steps) else recipe.export.dtype
+
+
+def _manifest(run: _Run, model: TorchModel) -> dict[str, Any]:
+    """Everything that a runtime needs and a reader wants; the same on every run of the same recipe."""
+    recipe = run.recipe
+    return {
+        "deploycomp": version("deploycomp"),
+        "task": model.task,
+        "model": layout.model_names(recipe, run.context.target)[recipe.steps[-1].step],
+        "precision": _precision(recipe),
+        "target": run.context.target,
+        "signature": {},
+        "runtime": {**model.runtime, "fixed": recipe.export.fixed.model_dump(), "session": {}},
+        "source": {
+            "name": run.source.name,
+            "revision": run.source.revision,
+            "digest": run.source.digest,
+            "files": dict(sorted(run.source.files.items())),
+            "notes": list(run.source.notes),
+        },
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": _versions(),
+    }
+
+
+def _source_facts(model: TorchModel) -> dict[str, Any]:
+    return {
+        "name": model.source.name,
+        "revision": model.source.revision,
+        "digest": model.source.digest,
+        "model_type": model.anatomy.model_type,
+        "task": model.task,
+        "parameters": model.parameters,
+        "bytes": model.fp32_bytes,
+    }
+
+
+def _seal(run: _Run, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Move the graphs into place and seal; the FP32 graph stays in scratch unless it is to be kept."""
+    names = layout.model_names(run.recipe, run.context.target)
+    last = run.recipe.steps[-1].step
+    with translate_os_error(run.staging.path):
+        for step in names:
+            path = run.context.path(step)
+            if not path.exists() or (step != last and not run.recipe.keep_fp32):
+                continue
+            place = run.staging.path / names[step]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            for each in (path, path.with_name(path.name + DATA_SUFFIX)):
+                if each.exists():
+                    shutil.move(each, place.parent / each.name)
+        external = (run.staging.path / (names[last] + DATA_SUFFIX)).exists()
+        layout.write_ort_config(run.staging.path, run.recipe, run.steps, external=external)
+    facts = [{"step": step["step"], "facts": step["facts"]} for step in run.steps]
+    return run.staging.seal({**manifest, "steps": facts, "parity": run.context.parity})
+
+
+def _fp32(run: _Run) -> Path | None:
+    """The FP32 graph that the artifact is compared with, where the artifact is not that graph itself."""
+    if run.recipe.steps[-1].step == "export":
+        return None
+    kept = run.staging.path / layout.model_names(run.recipe, run.context.target)["export"]
+    return kept if kept.exists() else run.context.path("export")
+
+
+def _evaluate(run: _Run, rows: Rows | None, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """Judge source, FP32 graph and artifact on the same rows, through the same pre- and post-processing."""
+    if rows is None:
+        return None
+    from deploycomp.evaluate import evaluate_candidates
+    from deploycomp.models.load import load
+    from deploycomp.runtime import Predictor
+    from deploycomp.runtime.session import open_session, runner
+
+    asked = run.recipe.evaluate
+    assert asked is not None
+    progress = run.say("evaluating", 0.4)
+    source = source_predictor(load(run.source, run.recipe.task))
+    predictors = {"source": source}
+    for name, path in (("fp32", _fp32(run)), ("artifact", run.staging.path / str(manifest["model"]))):
+        if path is not None:
+            predictors[name] = Predictor(source.tokenizer, manifest, runner(open_session(path), model=path))
+    return evaluate_candidates(
+        predictors,
+        rows,
+        batch_size=asked.batch_size,
+        max_drop=asked.max_drop,
+        progress=progress,
+        warn=run.warnings.append,
+    )
+
+
+def _benchmark(run: _Run, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """Measure source, FP32 graph and artifact side by side on this machine."""
+    from deploycomp.measure.benchmark import benchmark
+    from deploycomp.measure.candidate import Candidate
+
+    if run.recipe.benchmark is None:
+        return None
+    candidates = [Candidate("source", "torch", run.source.path, str(manifest["task"]))]
+    fp32 = _fp32(run)
+    if fp32 is not None:
+        candidates.append(Candidate("fp32", "onnx", fp32, None))
+    candidates.append(Candidate("artifact", "onnx", run.staging.path, None))
+    return benchmark(candidates, run.recipe.benchmark, progress=run.say("measuring", 0.7))
+
+
+def _report(
+    run: _Run,
+    manifest: dict[str, Any],
+    source: dict[str, Any],
+    evaluation: dict[str, Any] | None,
+    benchmark: dict[str, Any] | None,
+) -> dict[str, Any]:
+    from deploycomp.report.verdict import build_verdict
+    from deploycomp.report.write import write_report
+    from deploycomp.runtime.doctor import doctor
+
+    artifact = Artifact(run.staging.path, manifest)
+    size, fp32 = artifact.bytes_of_model(), _fp32(run)
+    steps = [{**step, "facts": {**step["facts"]}} for step in run.steps]
+    layers = [layer for step in steps for layer in step["facts"].pop("layers", [])]
+    here = doctor(folder=run.staging.destination.parent)
+    report: dict[str, Any] = {
+        "schema_version": 1,
+        "deploycomp": manifest["deploycomp"],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - run.started, 2),
+        "verdict": {"headline": "", "warnings": []},
+        "source": source,
+        "artifact": {
+            "model": manifest["model"],
+            "bytes": size,
+            "fp32_bytes": _file_bytes(fp32) if fp32 else size,
+            "precision": manifest["precision"],
+            "target": manifest["target"],
+            "digest": artifact.digest,
+        },
+        "recipe": manifest["recipe"],
+        "versions": manifest["versions"],
+        "machine": {**here["cpu"], "threads": here["threads"]["count"]},
+        "steps": steps,
+        "parity": run.context.parity,
+        "layers": layers,
+        "evaluation": evaluation,
+        "benchmark": benchmark,
+    }
+    report["verdict"] = build_verdict(report)
+    report["verdict"]["warnings"] += run.warnings
+    with translate_os_error(run.staging.path):
+        return write_report(report, run.staging.path)
+
+
+def _file_bytes(path: Path) -> int:
+    data = path.with_name(path.name + DATA_SUFFIX)
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

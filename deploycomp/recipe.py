@@ -1,0 +1,276 @@
+"""The whole recipe grammar: what to do to a model, in which order, for which target, held to which goals.
+
+A recipe is YAML. Every flag of `deploycomp export` is a short way to write one, and the recipe that ran is stored in
+the artifact, so that file alone reproduces the run:
+
+    version: 1
+    model: ./my-model
+    task: auto
+    target: portable
+    steps:
+      - step: export
+      - step: int8
+    evaluate: {data: test.jsonl, max_drop: 0.005}
+    benchmark: {batch_size: [1, 8], sequence_length: [16, 128]}
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from deploycomp.errors import UsageError
+
+__all__ = [
+    "TARGETS",
+    "TASKS",
+    "Benchmark",
+    "Evaluate",
+    "Export",
+    "Fixed",
+    "Int8",
+    "Layout",
+    "Recipe",
+    "Step",
+    "Target",
+    "Task",
+    "find_recipes",
+]
+
+Task = Literal[
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "feature-extraction",
+    "sentence-similarity",
+    "fill-mask",
+]
+TASKS: tuple[str, ...] = get_args(Task)
+
+Target = Literal[
+    "auto",
+    "portable",
+    "x86-avx2",
+    "x86-avx512",
+    "x86-vnni",
+    "arm64",
+    "arm64-dotprod",
+    "cuda",
+]
+"""Where the artifact will run. `auto` is this machine, `portable` any CPU (the default: an artifact that is sent on
+must be right everywhere), the rest name what the CPU guarantees."""
+TARGETS: tuple[str, ...] = get_args(Target)
+
+Layout = Literal["default", "transformers.js", "sentence-transformers"]
+
+MAX_RECIPE_BYTES = 1_000_000
+"""A recipe is written by hand; anything larger is not one (and YAML anchors can explode)."""
+
+DEFAULT_EXTERNAL_DATA_BYTES = 1_500_000_000
+"""Protobuf ends at 2 GiB; optimizers need head room below it (onnx#4394, onnxruntime#12882)."""
+
+
+class _Strict(BaseModel):
+    """A frozen config that knows all its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Fixed(_Strict):
+    """Input dimensions fixed at export; `None` stays dynamic."""
+
+    batch: Annotated[int, Field(ge=1)] | None = None
+    sequence: Annotated[int, Field(ge=1)] | None = None
+
+
+class Export(_Strict):
+    """torch → onnx."""
+
+    stage: ClassVar[str] = "export"
+    step: Literal["export"] = "export"
+    ops: Literal["fused", "standard"] = "fused"
+    """`fused` emits ONNX Runtime's attention and activations; `standard` only ai.onnx operators."""
+    dtype: Literal["fp32", "fp16"] = "fp32"
+    opset: Annotated[int, Field(ge=18, le=23)] = 18
+    fixed: Fixed = Fixed()
+    external_data_bytes: Annotated[int, Field(ge=0)] = DEFAULT_EXTERNAL_DATA_BYTES
+    """Weights go to `model.onnx.data` when they are larger than this."""
+
+
+class Int8(_Strict):
+    """onnx → onnx: dynamic INT8, U8 activations and S8 weights per channel, embeddings INT8 by row."""
+
+    stage: ClassVar[str] = "onnx"
+    step: Literal["int8"] = "int8"
+    weight_bits: Literal["auto", 7, 8] = "auto"
+    """`auto` takes 8 where the target guarantees an INT8 dot product, else 7 (U8S8 saturates without one)."""
+    embeddings: bool = True
+
+
+Step = Annotated[Export | Int8, Field(discriminator="step")]
+"""One step; add a config class here and its function in `steps.py`."""
+
+
+class Evaluate(_Strict):
+    """Data that the result is judged on."""
+
+    data: str
+    """A JSONL, CSV or Parquet file, or a hub data set (`name`, `name:config`)."""
+    split: str | None = None
+    columns: dict[str, str] = {}
+    """Where our columns are in the data, for example `{text: sentence, label: intent}`."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    max_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The largest accepted fall of the task metric against the source, as a fraction: 0.005 is half a point."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+
+
+class Benchmark(_Strict):
+    """The shapes and threads that latency is measured at."""
+
+    batch_size: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8)
+    sequence_length: tuple[Annotated[int, Field(ge=1)], ...] = (16, 128)
+    threads: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Empty means one value: what affinity and cgroup quota allow here."""
+    blocks: Annotated[int, Field(ge=2)] = 3
+    block_seconds: Annotated[float, Field(gt=0)] = 0.5
+
+
+class Recipe(_Strict):
+    """An ordered list of steps with target, data and goals."""
+
+    version: Literal[1] = 1
+    model: str | None = None
+    revision: str | None = None
+    task: Task | Literal["auto"] = "auto"
+    target: Target = "portable"
+    steps: tuple[Step, ...] = (Export(),)
+    evaluate: Evaluate | None = None
+    benchmark: Benchmark | None = Benchmark()
+    layout: Layout = "default"
+    keep_fp32: bool = False
+
+    @model_validator(mode="after")
+    def _order(self) -> Recipe:
+        """Torch steps come first, then one export, then onnx steps, none of them twice."""
+        names = [step.step for step in self.steps]
+        if names.count("export") != 1:
+            raise ValueError(
+                f"a recipe needs exactly one 'export' step, this one has {names.count('export')}"
+            )
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"step '{name}' stands twice")
+        order = {"torch": 0, "export": 1, "onnx": 2}
+        for before, after in zip(self.steps, self.steps[1:], strict=False):
+            if order[before.stage] > order[after.stage]:
+                raise ValueError(
+                    f"step '{before.step}' works on {before.stage} and must come after '{after.step}'"
+                )
+        export = next(step for step in self.steps if isinstance(step, Export))
+        if "int8" in names and export.dtype != "fp32":
+            raise ValueError("step 'int8' quantizes FP32 weights; use either dtype fp16 or int8")
+        return self
+
+    @property
+    def export(self) -> Export:
+        """The one export step."""
+        return next(step for step in self.steps if isinstance(step, Export))
+
+    def to_yaml(self) -> str:
+        """Write the full recipe, every default spelled out, as YAML that `Recipe.parse` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @staticmethod
+    def parse(text: str, *, where: str = "recipe") -> Recipe:
+        """Read a recipe from YAML.
+
+        Args:
+            text: The YAML.
+            where: What to call it in errors, usually its path.
+
+        Raises:
+            UsageError: Not YAML, a key that does not exist, a value out of range, a wrong order of steps.
+        """
+        if len(text.encode()) > MAX_RECIPE_BYTES:
+            raise UsageError(f"a recipe is at most {MAX_RECIPE_BYTES:,} bytes", where=where)
+        try:
+            loader = _NoAliasLoader(text)
+            data: Any = loader.get_single_data()
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            at = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+            raise UsageError(
+                "the recipe is not valid YAML", where=at, why=str(getattr(error, "problem", error))
+            ) from None
+        if not isinstance(data, dict):
+            raise UsageError(
+                "a recipe is a mapping of keys to values", where=where, hint="deploycomp recipes"
+            )
+        return Recipe.check(cast("dict[str, Any]", data), where=where)
+
+    @staticmethod
+    def read(path: Path) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            UsageError: The file cannot be read, or see `parse`.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                "the recipe cannot be read", where=str(path), why=str(error), hint="deploycomp recipes"
+            ) from None
+        return Recipe.parse(text, where=str(path))
+
+    @staticmethod
+    def check(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
+        """Build a recipe from plain values.
+
+        Raises:
+            UsageError: With the path of the first wrong key and a suggestion where a key looks like a typo.
+        """
+        try:
+            return Recipe.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            path = ".".join(str(part) for part in first["loc"])
+            hint = None
+            if first["type"] == "extra_forbidden":
+                hint = _suggestion(str(first["loc"][-1]))
+            raise UsageError(
+                first["msg"].removeprefix("Value error, "),
+                where=f"{where}: {path}" if path else where,
+                hint=hint,
+            ) from None
+
+
+class _NoAliasLoader(yaml.SafeLoader):
+    """A safe loader that refuses anchors, which can expand one kilobyte to gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = cast("Any", self).peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+def _suggestion(key: str) -> str | None:
+    models: tuple[type[BaseModel], ...] = (Recipe, Export, Int8, Evaluate, Benchmark, Fixed)
+    known = sorted({name for model in models for name in model.model_fields})
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+
+
+def find_recipes() -> dict[str, Path]:
+    """Return the recipes that come with deploycomp: name → file, from the wheel or from the repository."""
+    here = Path(__file__).parent
+    for folder in (here / "_recipes", here.parent / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}

@@ -1,0 +1,45 @@
+"""Facts in, pages out: report.json, Markdown, HTML and a terminal table; nothing is measured or computed here.
+
+The public names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploycomp.report.html import to_html
+    from deploycomp.report.markdown import to_markdown
+    from deploycomp.report.schema import SCHEMA, load_schema
+    from deploycomp.report.table import plain_lines, summary_table
+    from deploycomp.report.verdict import build_verdict, headline
+    from deploycomp.report.write import write_report
+
+__all__ = [
+    "SCHEMA",
+    "build_verdict",
+    "headline",
+    "load_schema",
+    "plain_lines",
+    "summary_table",
+    "to_html",
+    "to_markdown",
+    "write_report",
+]
+
+_HOME = {
+    "html": ("to_html",),
+    "markdown": ("to_markdown",),
+    "schema": ("SCHEMA", "load_schema"),
+    "table": ("plain_lines", "summary_table"),
+    "verdict": ("build_verdict", "headline"),
+    "write": ("write_report",),
+}
+_MODULES = {name: module for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,120 @@
+"""Rows → batches → `run` → raw outputs without padding, each with its row, in the order of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deploycomp.errors import UsageError, VerificationFailed
+from deploycomp.runtime.encode import Encoded, Progress, Settings, make_feeds, plan_batches, row_slice
+from deploycomp.runtime.session import Run
+
+__all__ = ["OUTPUTS", "PER_TEXT", "Raw", "Row", "run_rows"]
+
+OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    "text-classification": ("logits",),
+    "token-classification": ("logits",),
+    "question-answering": ("start_logits", "end_logits"),
+    "feature-extraction": ("last_hidden_state",),
+    "sentence-similarity": ("sentence_embedding",),
+    "fill-mask": ("logits",),
+}
+"""The outputs that are asked of the graph; others are not computed where the runtime can skip them."""
+
+PER_TEXT = frozenset({"text-classification", "sentence-similarity"})
+"""Tasks whose output has one value for a row; the others have one for each token."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the graph with its raw outputs, in float32 and without padding."""
+
+    encoded: Encoded
+    outputs: dict[str, np.ndarray]
+    """name → [labels] or [d] for tasks in `PER_TEXT`, [tokens, …] for the others, and for fill-mask
+    [masked positions, vocabulary]."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The raw outputs of every input, in the order of the inputs."""
+
+    inputs: list[Any]
+    rows: list[list[Row]]
+    """For each input its rows: one, or the windows of a long context in question answering."""
+    truncated: int
+    """Inputs that were cut to the maximum length."""
+
+
+def run_rows(
+    run: Run,
+    encoded: Sequence[Encoded],
+    *,
+    task: str,
+    names: Sequence[str],
+    settings: Settings,
+    keep: Sequence[np.ndarray | None],
+    batch_size: int,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Run rows in batches of similar length.
+
+    Args:
+        run: (feeds, names of outputs) → outputs.
+        encoded: The rows.
+        task: A key of `OUTPUTS`.
+        names: The graph's inputs.
+        settings: See `Settings`; a fixed batch overrules *batch_size*.
+        keep: For each row the tokens whose outputs are kept, None for all.
+        batch_size: Rows in a batch at most.
+        progress: Called with ("predict", fraction of the tokens).
+
+    Returns:
+        One `Row` for each of *encoded*, in the same order.
+
+    Raises:
+        UsageError: *batch_size* is below one.
+        VerificationFailed: An output of a real token is NaN.
+    """
+    if batch_size < 1:
+        raise UsageError(f"a batch has at least one row, not {batch_size}", where="batch_size")
+    lengths = [settings.fixed_sequence or len(row) for row in encoded]
+    rows: dict[int, Row] = {}
+    done, total = 0, sum(lengths)
+    for batch in plan_batches(lengths, settings.fixed_batch or batch_size):
+        feeds = make_feeds([encoded[index] for index in batch], names, settings)
+        outputs = dict(zip(OUTPUTS[task], run(feeds, OUTPUTS[task]), strict=True))
+        for place, index in enumerate(batch):
+            mine = {name: array[place] for name, array in outputs.items()}
+            if task not in PER_TEXT:
+                mine = _unpad(mine, encoded[index], keep[index], settings)
+            rows[index] = Row(encoded[index], _checked(mine, item=encoded[index].item))
+        done += sum(lengths[index] for index in batch)
+        if progress:
+            progress("predict", done / total if total else 1.0)
+    return [rows[index] for index in range(len(encoded))]
+
+
+def _unpad(
+    outputs: dict[str, np.ndarray], row: Encoded, keep: np.ndarray | None, settings: Settings
+) -> dict[str, np.ndarray]:
+    """Drop the padding of one row, and the tokens that nobody asked for."""
+    real = {name: array[row_slice(len(row), len(array), settings)] for name, array in outputs.items()}
+    return real if keep is None else {name: array[keep] for name, array in real.items()}
+
+
+def _checked(outputs: dict[str, np.ndarray], *, item: int) -> dict[str, np.ndarray]:
+    """Copy to float32 (a view would keep the padded batch alive), and refuse NaN."""
+    copies = {name: np.array(array, dtype=np.float32) for name, array in outputs.items()}
+    for name, array in copies.items():
+        if np.isnan(array).any():
+            raise VerificationFailed(
+                "the model returned NaN",
+                where=f"output {name}, input {item}",
+                why="a weight is not finite, or FP16 has overflowed",
+                hint="export it again with --dtype fp32, and look at the parity in report.md",
+            )
+    return copies

@@ -1,0 +1,300 @@
+"""Three realistic reports: INT8 that wins, nothing measured, INT8 that loses. Numbers near those of facts.md."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from deploycomp.report.table import build_verdict
+
+Report = dict[str, Any]
+
+ROLES = {
+    "attention.self.query": (384, 384, 0.0079),
+    "attention.self.key": (384, 384, 0.0081),
+    "attention.self.value": (384, 384, 0.0072),
+    "attention.output.dense": (384, 384, 0.0086),
+    "intermediate.dense": (384, 1536, 0.0088),
+    "output.dense": (1536, 384, 0.0131),
+}
+BLOCKS = 6
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def layer(name: str, op: str, rows: int, columns: int, error: float) -> Report:
+    scales = columns if op != "Gather" else rows
+    return {
+        "name": name,
+        "op": op,
+        "bytes_before": rows * columns * 4,
+        "bytes_after": rows * columns + scales * 4,
+        "error": round(error, 6),
+    }
+
+
+def layers() -> list[Report]:
+    found = [
+        layer("bert.embeddings.word_embeddings", "Gather", 30522, 384, 0.0092),
+        layer("bert.embeddings.position_embeddings", "Gather", 512, 384, 0.0101),
+    ]
+    for block in range(BLOCKS):
+        for place, (role, (rows, columns, error)) in enumerate(ROLES.items()):
+            wobble = 1 + 0.09 * ((block * 5 + place * 3) % 7 - 3) / 3 + 0.05 * block * (role == "output.dense")
+            found.append(layer(f"bert.encoder.layer.{block}.{role}", "MatMul", rows, columns, error * wobble))
+    return [*found, layer("bert.pooler.dense", "MatMul", 384, 384, 0.0095)]
+
+
+def recipe(*, int8: bool = True, evaluate: bool = True, benchmark: bool = True) -> Report:
+    steps: list[Report] = [
+        {
+            "step": "export",
+            "ops": "fused",
+            "dtype": "fp32",
+            "opset": 18,
+            "fixed": {"batch": None, "sequence": None},
+            "external_data_bytes": 1_500_000_000,
+        }
+    ]
+    steps += [{"step": "int8", "weight_bits": "auto", "embeddings": True}] if int8 else []
+    data = {"data": "sst2/validation.jsonl", "split": None, "columns": {}, "limit": None}
+    shapes = {"batch_size": [1, 8], "sequence_length": [16, 128], "threads": []}
+    return {
+        "version": 1,
+        "model": "minilm-l6-sst2",
+        "revision": None,
+        "task": "auto",
+        "target": "auto",
+        "steps": steps,
+        "evaluate": {**data, "max_drop": 0.005, "batch_size": 16} if evaluate else None,
+        "benchmark": {**shapes, "blocks": 3, "block_seconds": 0.5} if benchmark else None,
+        "layout": "default",
+        "keep_fp32": False,
+    }
+
+
+def export_step() -> Report:
+    facts = {
+        "nodes": 168,
+        "operators": {
+            "Add": 31,
+            "Gather": 3,
+            "Gelu": 6,
+            "LayerNormalization": 13,
+            "MatMul": 36,
+            "MultiHeadAttention": 6,
+        },
+        "fused": {"Gelu": 6, "LayerNormalization": 13, "MultiHeadAttention": 6},
+        "unfused_attention": 0,
+        "dtype": "fp32",
+        "opset": 18,
+        "ops": "fused",
+        "notes": [],
+    }
+    return {"step": "export", "seconds": 6.1, "facts": facts}
+
+
+def int8_step(*, bits: int, why: str) -> Report:
+    few = "768 weights are too few to pay for quantizing the input (< 1024)"
+    facts = {
+        "weight_bits": bits,
+        "why": why,
+        "nodes": {"Gather": [2, 3], "Gemm": [1, 2], "MatMul": [36, 36]},
+        "bytes": {"int8": 22_530_048, "float": 196_608, "other": 4_104},
+        "left_in_float": [
+            {"node": "/bert/embeddings/token_type_embeddings/Gather", "op": "Gather", "reason": few},
+            {"node": "/classifier/Gemm", "op": "Gemm", "reason": few},
+        ],
+    }
+    return {"step": "int8", "seconds": 1.2, "facts": facts}
+
+
+def parity(*, int8: bool = True) -> list[Report]:
+    measure = "max abs / max(1, max |reference|)"
+    fp32 = {"worst": 3.1e-7, "tolerance": 1e-4, "measure": measure, "shape": [3, 64], "padded": True}
+    stages = [{"stage": "export", "precision": "fp32", "checks": 24, "outputs": {"logits": fp32}}]
+    if int8:
+        worst = {"worst": 0.061, "tolerance": 0.5, "measure": measure, "shape": [1, 512], "padded": False}
+        stages.append({"stage": "int8", "precision": "int8", "checks": 24, "outputs": {"logits": worst}})
+    return stages
+
+
+def interval(value: float, low: float, high: float) -> Report:
+    return {"value": value, "low": low, "high": high}
+
+
+def evaluation() -> Report:
+    exact = interval(0.894495, 0.872706, 0.912924)
+    return {
+        "data": "sst2/validation.jsonl",
+        "split": None,
+        "digest": digest("sst2"),
+        "rows": 872,
+        "metric": "accuracy",
+        "scores": {
+            "source": {"accuracy": exact, "f1": interval(0.896860, 0.8741, 0.9162)},
+            "fp32": {"accuracy": exact, "f1": interval(0.896860, 0.8741, 0.9162)},
+            "artifact": {"accuracy": interval(0.893349, 0.871467, 0.911868), "f1": interval(0.895740, 0.8729, 0.9151)},
+        },
+        "agreement": {"fp32": interval(1.0, 0.995614, 1.0), "artifact": interval(0.981651, 0.970432, 0.988667)},
+        "drop": {
+            "fp32": {**interval(0.0, 0.0, 0.0), "p_value": 1.0},
+            "artifact": {**interval(0.001147, -0.008028, 0.010321), "p_value": 1.0},
+        },
+        "max_drop": 0.005,
+    }
+
+
+def cell(candidate: str, batch: int, sequence: int, p50: float, *, threads: int = 2, spread: float = 0.02) -> Report:
+    return {
+        "candidate": candidate,
+        "threads": threads,
+        "batch_size": batch,
+        "sequence_length": sequence,
+        "p50_ms": p50,
+        "p90_ms": round(p50 * 1.06, 4),
+        "p99_ms": round(p50 * 1.31, 4) if p50 < 3 else None,
+        "mean_ms": round(p50 * 1.02, 4),
+        "throughput_per_s": round(batch * 1000 / (p50 * 1.02), 2),
+        "samples": round(1500 / p50) + 3,
+        "block_p50_ms": [round(p50 * (1 - spread / 2), 4), p50, round(p50 * (1 + spread / 2), 4)],
+    }
+
+
+def benchmark(times: dict[tuple[int, int], tuple[float, float, float]]) -> Report:
+    names = ("source", "fp32", "artifact")
+    return {
+        "settings": {
+            "batch_size": [1, 8],
+            "sequence_length": [16, 128],
+            "threads": [2],
+            "blocks": 3,
+            "block_seconds": 0.5,
+        },
+        "context": {"threads_available": 2, "load": [0.4, 0.5, 0.5], "governor": None},
+        "candidates": {
+            "source": {"kind": "torch", "bytes": 90_852_480, "load_ms": 512.4, "peak_rss_bytes": 612_000_000},
+            "fp32": {"kind": "onnx", "bytes": 90_944_112, "load_ms": 188.0, "peak_rss_bytes": 241_000_000},
+            "artifact": {"kind": "onnx", "bytes": 23_012_480, "load_ms": 74.2, "peak_rss_bytes": 131_000_000},
+        },
+        "cells": [
+            cell(name, batch, sequence, p50)
+            for (batch, sequence), row in times.items()
+            for name, p50 in zip(names, row, strict=True)
+        ],
+    }
+
+
+def base(*, int8: bool, bits: int, why: str, flags: list[str], name: str, target: str) -> Report:
+    return {
+        "schema_version": 1,
+        "deploycomp": "0.1.0",
+        "created": "2026-11-20T10:00:00Z",
+        "seconds": 21.3,
+        "source": {
+            "name": "minilm-l6-sst2",
+            "revision": None,
+            "digest": digest("source"),
+            "model_type": "bert",
+            "task": "text-classification",
+            "parameters": 22_713_986,
+            "bytes": 90_855_944,
+        },
+        "artifact": {
+            "model": "model.onnx",
+            "bytes": 23_012_480 if int8 else 90_944_112,
+            "fp32_bytes": 90_944_112,
+            "precision": "int8" if int8 else "fp32",
+            "target": target,
+            "digest": digest("artifact"),
+        },
+        "recipe": recipe(int8=int8),
+        "versions": {
+            "onnx": "1.23.2",
+            "onnx-ir": "1.1.0",
+            "onnxruntime": "1.31.1",
+            "python": "3.11.9",
+            "torch": "2.13.0",
+            "transformers": "5.23.0",
+        },
+        "machine": {
+            "name": name,
+            "arch": "x86_64",
+            "cores": 2,
+            "threads": 2,
+            "flags": flags,
+            "memory_bytes": 8_000_000_000,
+        },
+        "steps": [export_step(), *([int8_step(bits=bits, why=why)] if int8 else [])],
+        "parity": parity(int8=int8),
+        "layers": layers() if int8 else [],
+        "evaluation": None,
+        "benchmark": None,
+    }
+
+
+def judged(report: Report) -> Report:
+    return {**report, "verdict": build_verdict(report)}
+
+
+def wins() -> Report:
+    """INT8 on a CPU with VNNI, evaluated and measured."""
+    report = base(
+        int8=True,
+        bits=8,
+        why="x86-vnni guarantees an INT8 dot product that cannot saturate",
+        flags=["avx2", "avx512_vnni", "avx512f", "f16c", "fma", "sse4_2"],
+        name="AMD EPYC 9B14",
+        target="x86-vnni",
+    )
+    report["evaluation"] = evaluation()
+    report["benchmark"] = benchmark(
+        {
+            (1, 16): (6.1, 2.0, 0.61),
+            (1, 128): (23.3, 10.4, 3.68),
+            (8, 16): (29.4, 9.9, 3.35),
+            (8, 128): (168.0, 69.5, 27.7),
+        }
+    )
+    return judged(report)
+
+
+def bare() -> Report:
+    """FP32 without evaluation and without benchmark."""
+    report = base(int8=False, bits=8, why="", flags=["avx2", "fma"], name="AMD EPYC 9B14", target="x86-avx2")
+    report["recipe"] = recipe(int8=False, evaluate=False, benchmark=False)
+    return judged(report)
+
+
+def loses() -> Report:
+    """INT8 on a CPU without an INT8 dot product: slower than FP32, a real loss of accuracy, a noisy machine."""
+    report = base(
+        int8=True,
+        bits=7,
+        why="x86-avx2 guarantees no INT8 dot product, and U8S8 products of 8-bit weights would saturate",
+        flags=["avx2", "fma", "sse4_2"],
+        name="Intel(R) Xeon(R) CPU E5-2690 v4 @ 2.60GHz",
+        target="x86-avx2",
+    )
+    scores = evaluation()
+    scores["scores"]["artifact"]["accuracy"] = interval(0.877294, 0.853925, 0.897362)
+    scores["agreement"]["artifact"] = interval(0.958716, 0.943407, 0.970026)
+    scores["drop"]["artifact"] = {**interval(0.017202, 0.004587, 0.029817), "p_value": 0.0081}
+    scores["max_drop"] = None
+    report["evaluation"] = scores
+    report["benchmark"] = benchmark(
+        {
+            (1, 16): (7.9, 2.6, 2.81),
+            (1, 128): (41.2, 19.7, 22.4),
+            (8, 16): (38.0, 18.1, 18.2),
+            (8, 128): (322.0, 148.0, 131.0),
+        }
+    )
+    report["benchmark"]["cells"][0]["block_p50_ms"] = [7.4, 7.9, 9.1]
+    report["benchmark"]["candidates"]["artifact"]["peak_rss_bytes"] = 655_000_000
+    return judged(report)
+
+
+EXAMPLES = {"wins": wins, "bare": bare, "loses": loses}
