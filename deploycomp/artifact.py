@@ -114,6 +114,11 @@ def check_destination(destination: Path, *, overwrite: bool = False, source: Pat
         EnvironmentFailed: Its parent cannot be written.
     """
     destination = destination.absolute()
+    with translate_os_error(destination):  # also a name that is too long, or a parent that may not be read
+        return _checked(destination, overwrite=overwrite, source=source)
+
+
+def _checked(destination: Path, *, overwrite: bool, source: Path | None) -> Path:
     where = str(destination)
     if destination.is_symlink():
         raise UsageError(
@@ -130,10 +135,9 @@ def check_destination(destination: Path, *, overwrite: bool = False, source: Pat
             )
     if destination.exists():
         _check_existing(destination, overwrite=overwrite)
-    with translate_os_error(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(destination.parent, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(destination.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return destination
 
 
@@ -154,7 +158,11 @@ def _check_existing(destination: Path, *, overwrite: bool) -> None:
 
 def _existing(path: Path) -> Path:
     """The nearest ancestor of *path* that exists."""
-    return next((each for each in (path, *path.absolute().parents) if each.exists()), Path("/"))
+    for each in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):  # a name that is too long
+            if each.exists():
+                return each
+    return Path("/")
 
 
 @dataclass
@@ -227,6 +235,7 @@ class Staging:
                 _exchange(self.path, self.destination)
             else:
                 self.path.rename(self.destination)
+        with contextlib.suppress(OSError):  # it is published; some file systems cannot sync a folder
             _sync(self.destination.parent)
         return Artifact.open(self.destination)
 
@@ -238,12 +247,16 @@ def stage(destination: Path, *, overwrite: bool = False, source: Path | None = N
         UsageError, EnvironmentFailed: See `check_destination`.
     """
     destination = check_destination(destination, overwrite=overwrite, source=source)
-    _sweep(destination)
     root = destination.parent / f".{destination.name}.{_boot_id()}.{os.getpid()}.partial"
     staging = Staging(root, destination, overwrite)
     with translate_os_error(root):
-        for folder in (root, staging.path, staging.work):
-            folder.mkdir()
+        _sweep(destination)
+        try:
+            for folder in (root, staging.path, staging.work):
+                folder.mkdir()
+        except BaseException:
+            shutil.rmtree(root, ignore_errors=True)
+            raise
     return staging
 
 
@@ -279,13 +292,15 @@ class Artifact:
     @property
     def digest(self) -> str:
         """One SHA-256 for the payload: equal digests are equal artifacts."""
-        files = cast("dict[str, dict[str, str]]", self.manifest["files"])
-        return digest_files({name: entry["sha256"] for name, entry in files.items()})
+        return digest_files(self._hashes())
 
-    def bytes_of_model(self) -> int:
-        """Bytes of the deliverable with its external data."""
-        data = self.model.with_name(self.model.name + ".data")
-        return self.model.stat().st_size + (data.stat().st_size if data.exists() else 0)
+    def _hashes(self) -> dict[str, str]:
+        try:
+            return {str(name): str(entry["sha256"]) for name, entry in self.manifest["files"].items()}
+        except (AttributeError, KeyError, TypeError):
+            raise InputRefused(
+                "the manifest names no files with their hashes", where=str(self.path / MANIFEST)
+            ) from None
 
     def verify(self) -> None:
         """Check every byte against the manifest, and that nothing was added.
@@ -293,8 +308,7 @@ class Artifact:
         Raises:
             InputRefused: A file is missing, changed, added, or not a plain file.
         """
-        files = cast("dict[str, dict[str, str]]", self.manifest["files"])
-        expected = {name: entry["sha256"] for name, entry in files.items()}
+        expected = self._hashes()
         if (self.path / "report.json").is_file():
             rendered = cast("dict[str, str]", _read_json(self.path / "report.json").get("rendered", {}))
             expected.update({name: rendered[name] for name in EVIDENCE if name in rendered})
@@ -327,7 +341,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             where=str(path.parent),
             hint="deploycomp export MODEL -o FOLDER writes one",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputRefused(f"{path.name} cannot be read", where=str(path), why=str(error)) from None
     if not isinstance(value, dict):
         raise InputRefused(f"{path.name} is not a JSON object", where=str(path))

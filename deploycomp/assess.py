@@ -13,10 +13,11 @@ from deploycomp.artifact import MANIFEST
 from deploycomp.errors import UsageError
 
 if TYPE_CHECKING:
+    from deploycomp.measure.candidate import Candidate
     from deploycomp.models.model import TorchModel
     from deploycomp.runtime import Predictor
 
-__all__ = ["judge", "source_predictor"]
+__all__ = ["candidates_from", "judge", "source_predictor"]
 
 
 def source_predictor(model: TorchModel) -> Predictor:
@@ -81,7 +82,16 @@ def judge(
         if source.task != judged.task:
             raise UsageError(f"{model} does {judged.task}, {against} does {source.task}: they cannot be compared")
         predictors = {"source": source, **predictors}
-    rows = load_rows(data, task=judged.task, split=split, columns=columns or {}, limit=limit, labels=judged.labels)
+    rows = load_rows(
+        data,
+        task=judged.task,
+        split=split,
+        columns=columns or {},
+        limit=limit,
+        labels=judged.runtime.get("labels"),
+        problem_type=judged.runtime.get("problem_type"),
+        vocabulary=judged.tokenizer.get_vocab() if judged.task == "fill-mask" else None,
+    )
     return evaluate_candidates(predictors, rows, batch_size=batch_size, max_drop=max_drop, progress=progress)
 
 
@@ -94,3 +104,23 @@ def _open(model: str, task: str) -> Predictor:
     from deploycomp.models.load import load
 
     return source_predictor(load(resolve(model), task))
+
+
+def candidates_from(paths: list[str]) -> list[Candidate]:
+    """Tell artifacts and ONNX files from model folders, and name each after its folder or file.
+
+    Raises:
+        UsageError: A path does not exist.
+    """
+    from deploycomp.measure.candidate import Candidate
+
+    found: list[Candidate] = []
+    for text in paths:
+        path = Path(text)
+        if not path.exists():
+            raise UsageError("there is no such artifact, ONNX file or model folder", where=text)
+        onnx = path.suffix == ".onnx" or (path / MANIFEST).is_file()
+        name = path.absolute().name
+        taken = sum(each.name.split("#")[0] == name for each in found)
+        found.append(Candidate(f"{name}#{taken + 1}" if taken else name, "onnx" if onnx else "torch", path))
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["DATA_SUFFIX", "Facts", "OnnxModel", "load_graph", "save_graph"]
+__all__ = ["DATA_SUFFIX", "Facts", "OnnxModel", "file_bytes", "name_nodes_once", "save_graph"]
 
 Facts = dict[str, Any]
 """What a step did: plain numbers and reasons, the same on every run of the same recipe."""
@@ -61,8 +62,16 @@ def save_graph(model: ir.Model, path: Path, *, external_data_bytes: int, size: i
     ir.save(model, path, external_data=external)
 
 
-def load_graph(path: Path) -> ir.Model:
-    """Read a graph that we wrote; external weights stay on disk until they are used."""
-    import onnx_ir as ir
+def name_nodes_once(graph: ir.Graph) -> None:
+    """Number nodes that have a name in common: ONNX Runtime refuses a graph with two of one name."""
+    seen: Counter[str] = Counter()
+    for node in graph:
+        name = node.name or node.op_type
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
 
-    return ir.load(path)
+
+def file_bytes(model: Path) -> int:
+    """Bytes of an ONNX file with its external data."""
+    data = model.with_name(model.name + DATA_SUFFIX)
+    return model.stat().st_size + (data.stat().st_size if data.exists() else 0)

@@ -20,7 +20,7 @@ from deploycomp import layout
 from deploycomp.artifact import Artifact, Staging, stage, translate_os_error
 from deploycomp.errors import UsageError
 from deploycomp.assess import source_predictor
-from deploycomp.onnxmodel import DATA_SUFFIX, Facts
+from deploycomp.onnxmodel import DATA_SUFFIX, Facts, file_bytes
 from deploycomp.recipe import Recipe
 from deploycomp.steps import STEPS, Context
 
@@ -142,16 +142,22 @@ def _rows(recipe: Recipe, model: TorchModel) -> Rows | None:
     if recipe.evaluate is None:
         return None
     from deploycomp.data import load_rows
+    from deploycomp.evaluate import check_resolvable
 
     asked = recipe.evaluate
-    return load_rows(
+    rows = load_rows(
         asked.data,
         task=model.task,
         split=asked.split,
         columns=asked.columns,
         limit=asked.limit,
         labels=model.labels,
+        problem_type=model.problem_type,
+        vocabulary=model.tokenizer.get_vocab() if model.task == "fill-mask" else None,
     )
+    if asked.max_drop is not None:
+        check_resolvable(asked.max_drop, len(rows), where=rows.name)
+    return rows
 
 
 def _steps(run: _Run, model: TorchModel) -> dict[str, Any]:
@@ -288,7 +294,7 @@ def _report(
     from deploycomp.runtime.doctor import doctor
 
     artifact = Artifact(run.staging.path, manifest)
-    size, fp32 = artifact.bytes_of_model(), _fp32(run)
+    size, fp32 = file_bytes(artifact.model), _fp32(run)
     steps = [{**step, "facts": {**step["facts"]}} for step in run.steps]
     layers = [layer for step in steps for layer in step["facts"].pop("layers", [])]
     here = doctor(folder=run.staging.destination.parent)
@@ -302,7 +308,7 @@ def _report(
         "artifact": {
             "model": manifest["model"],
             "bytes": size,
-            "fp32_bytes": _file_bytes(fp32) if fp32 else size,
+            "fp32_bytes": file_bytes(fp32) if fp32 else size,
             "precision": manifest["precision"],
             "target": manifest["target"],
             "digest": artifact.digest,
@@ -320,11 +326,6 @@ def _report(
     report["verdict"]["warnings"] += run.warnings
     with translate_os_error(run.staging.path):
         return write_report(report, run.staging.path)
-
-
-def _file_bytes(path: Path) -> int:
-    data = path.with_name(path.name + DATA_SUFFIX)
-    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
 
 
 def _versions() -> dict[str, str]:

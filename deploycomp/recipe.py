@@ -197,10 +197,12 @@ class Recipe(_Strict):
             UsageError: Not YAML, a key that does not exist, a value out of range, a wrong order of steps.
         """
         if len(text.encode()) > MAX_RECIPE_BYTES:
-            raise UsageError(f"a recipe is at most {MAX_RECIPE_BYTES:,} bytes", where=where)
+            raise _too_large(where)
         try:
             loader = _NoAliasLoader(text)
             data: Any = loader.get_single_data()
+        except RecursionError:
+            raise UsageError("the recipe is nested too deeply", where=where) from None
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             at = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
@@ -221,7 +223,11 @@ class Recipe(_Strict):
             UsageError: The file cannot be read, or see `parse`.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            with path.open("rb") as file:
+                content = file.read(MAX_RECIPE_BYTES + 1)
+            if len(content) > MAX_RECIPE_BYTES:
+                raise _too_large(str(path))
+            text = content.decode()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 "the recipe cannot be read", where=str(path), why=str(error), hint="deploycomp recipes"
@@ -250,8 +256,12 @@ class Recipe(_Strict):
             ) from None
 
 
+def _too_large(where: str) -> UsageError:
+    return UsageError(f"a recipe is at most {MAX_RECIPE_BYTES:,} bytes", where=where)
+
+
 class _NoAliasLoader(yaml.SafeLoader):
-    """A safe loader that refuses anchors, which can expand one kilobyte to gigabytes."""
+    """A safe loader that refuses anchors, which can expand one kilobyte to gigabytes, and keys that stand twice."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -259,9 +269,20 @@ class _NoAliasLoader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=mark)
         return super().compose_node(parent, index)
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002  yaml's signature
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"'{key.value}' stands twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
 
 def _suggestion(key: str) -> str | None:
     models: tuple[type[BaseModel], ...] = (Recipe, Export, Int8, Evaluate, Benchmark, Fixed)
+    for model in models:
+        if key in model.model_fields:
+            return f"'{key}' belongs to {model.__name__.lower()}"
     known = sorted({name for model in models for name in model.model_fields})
     close = difflib.get_close_matches(key, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"

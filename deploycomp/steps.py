@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from deploycomp.errors import UsageError, VerificationFailed
+from deploycomp.errors import InputRefused, UsageError, VerificationFailed
 from deploycomp.layout import model_names
 from deploycomp.onnxmodel import Facts, OnnxModel, save_graph
 from deploycomp.recipe import Export, Int8, Recipe
@@ -75,6 +75,11 @@ class ExportStep:
         """Record the reference answers, then trace."""
         from deploycomp.export import export
 
+        if config.fixed.sequence is not None and config.fixed.sequence > model.max_length:
+            raise InputRefused(
+                f"a sequence of {config.fixed.sequence} is longer than the model's {model.max_length} positions",
+                hint=f"--fixed sequence={model.max_length}",
+            )
         context.reference = _record(model, config)
         return export(model, config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -206,7 +207,7 @@ def evaluate(
     with SINK.progress() as progress:
         result = judge(
             model, data, against=against, split=split, columns=options.columns(column), limit=limit,
-            max_drop=drop, batch_size=batch_size, task=task, progress=progress,
+            max_drop=drop, batch_size=batch_size, task=task or "auto", progress=progress,
         )  # fmt: skip
     from deploycomp.report import evaluation_lines
 
@@ -263,10 +264,11 @@ def inspect(
 ) -> None:
     """Show what a model is made of: parameters, bytes, FLOPs and anatomy, or operators and INT8 coverage."""
     options.output_mode(json=json, quiet=quiet, verbose=verbose)
-    from deploycomp.inspection import inspect_path, inspection_tables
+    from deploycomp.inspection import inspect_path
+    from deploycomp.report import inspection_lines
 
     result = inspect_path(path)
-    SINK.result(result, *inspection_tables(result))
+    SINK.result(result, *inspection_lines(result))
 
 
 @app.command()
@@ -337,4 +339,14 @@ def _short(path: Path) -> Path:
 
 def main() -> None:
     """Run the command line."""
-    app()
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes, and a report letters, that they cannot take
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if "--json" not in sys.argv:
+        app()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:  # a wrong option, before any command could run
+        SINK.json = True
+        SINK.error(UsageError(error.format_message(), hint="deploycomp --help"))
+        sys.exit(error.exit_code)

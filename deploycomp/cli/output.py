@@ -62,12 +62,12 @@ class Sink:
             print(json.dumps(data, indent=2, ensure_ascii=False, default=str))  # noqa: T201  the one print
         elif not self.quiet:
             for each in human:
-                self.out.print(each, markup=False)
+                self.out.print(_printable(each) if isinstance(each, str) else each, markup=False)
 
     def note(self, text: str) -> None:
         """Say something by the way."""
         if not self.quiet and not self.json:
-            self.err.print(text, markup=False, style="dim")
+            self.err.print(_printable(text), markup=False, style="dim")
 
     def error(self, error: DeploycompError) -> None:
         """Print an error: what, where, why, next."""
@@ -109,6 +109,8 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
         signal.signal(signal.SIGTERM, _terminated)
         try:
             command(*args, **kwargs)
+        except typer.Exit:
+            raise  # a command within a command (demo → export) has said it all
         except DeploycompError as error:
             SINK.error(error)
             if SINK.verbose:

@@ -75,8 +75,8 @@ def _base(recipe: str | None) -> Values:
     if path.name == "deploycomp.json":
         from deploycomp.artifact import Artifact
 
-        stored: Values = Artifact.open(path.parent).manifest["recipe"]
-        return stored
+        stored = Artifact.open(path.parent).manifest.get("recipe", {})
+        return Recipe.check(stored, where=str(path)).model_dump(mode="json")
     return Recipe.read(path).model_dump(mode="json", exclude_unset=True)
 
 

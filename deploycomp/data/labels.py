@@ -72,12 +72,13 @@ def label_mapper(
         if len(known) == len(labels) and all(fold(name) in known for name in named.values()):
             mapping = {key: known[fold(name)] for key, name in named.items()}
             return tuple(labels), lambda value, mapping=mapping: mapping[_key(value)]
-    if class_names is None or _generic(labels) or len(class_names) == len(labels):
-        indices = {key: _index(value, len(labels)) for key, value in distinct.items()}
-        if all(index is not None for index in indices.values()):
-            mapping = {key: labels[index] for key, index in indices.items() if index is not None}
-            return tuple(labels), lambda value: mapping[_key(value)]
-    unknown = {key for key, name in named.items() if _fold(name) not in {_fold(label) for label in labels}}
+    by_number = class_names is None or _generic(labels) or len(class_names) == len(labels)
+    indices = {key: _index(value, len(labels)) if by_number else None for key, value in distinct.items()}
+    if all(index is not None for index in indices.values()):
+        mapping = {key: labels[index] for key, index in indices.items() if index is not None}
+        return tuple(labels), lambda value: mapping[_key(value)]
+    known_names = {_fold(label) for label in labels}
+    unknown = {key for key, name in named.items() if _fold(name) not in known_names and indices[key] is None}
     first = next((index for index, value in enumerate(values) if _key(value) in unknown), 0)
     raise InputRefused(
         f"the model does not know the label '{_name(values[first], class_names)}'",

@@ -103,7 +103,7 @@ def _warnings(rows: RowsLike, answers: Predictions) -> list[str]:
     """What the reference's answers say about the data."""
     found = [warning] if (warning := check_labels(rows, answers)) else []
     if answers.truncated:
-        found.append(f"{answers.truncated:,} texts of {rows.name} were cut to the model's maximum length")
+        found.append(f"texts of {rows.name} that were cut to the model's maximum length: {answers.truncated:,}")
     return found
 
 

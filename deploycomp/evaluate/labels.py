@@ -13,14 +13,14 @@ from deploycomp.evaluate.statistics import SEED, mcnemar
 
 __all__ = ["best_permutation", "check_labels"]
 
+CHANCE = 0.1
+"""Cohen's kappa below this is no better than chance: a random order still leaves a label or two in place."""
+
 MARGIN = 0.3
-"""How much better another order of labels must be to be believed."""
+"""How much higher kappa must be with the labels in another order, for that order to be believed."""
 
 SIGNIFICANT = 0.01
 """McNemar's p-value of that gain; on a handful of rows any order may fit."""
-
-CHANCE_KAPPA = 0.1
-"""Cohen's kappa below this is no better than chance: a random order still leaves a label or two in place."""
 
 _SHOWN = 4
 
@@ -45,10 +45,8 @@ def check_labels(rows: RowsLike, predictions: Predictions) -> str | None:
     size = len(predictions.labels)
     accuracy = float((gold == found).mean())
     majority = float(np.bincount(gold, minlength=size).max()) / len(gold)
-    if accuracy >= majority:
-        return None
     numbers = f"accuracy {accuracy:.1%}, most frequent label {majority:.1%}"
-    if _kappa(gold, found, size) < CHANCE_KAPPA and _helps(gold, found, size):
+    if _kappa(gold, found, size) < CHANCE and _helps(gold, found, size):
         order = best_permutation(gold, found, size)
         numbers += f"; {float((order[found] == gold).mean()):.1%} with the best matching permutation"
         raise VerificationFailed(
@@ -57,6 +55,8 @@ def check_labels(rows: RowsLike, predictions: Predictions) -> str | None:
             why=f"{numbers}: {_moves(order, found, predictions.labels)}",
             hint="put id2label of the model's config.json, or the labels of the data, in order",
         )
+    if accuracy >= majority:
+        return None
     return f"the reference is less accurate than always answering the most frequent label ({numbers})"
 
 
@@ -89,8 +89,9 @@ def _helps(gold: np.ndarray, found: np.ndarray, size: int) -> bool:
     if not len(held):
         return False
     order = best_permutation(gold[fit], found[fit], size)
-    before, after = found[held] == gold[held], order[found[held]] == gold[held]
-    return float(after.mean() - before.mean()) >= MARGIN and mcnemar(after, before) <= SIGNIFICANT
+    right, before, after = gold[held], found[held], order[found[held]]
+    gain = _kappa(right, after, size) - _kappa(right, before, size)
+    return gain >= MARGIN and mcnemar(after == right, before == right) <= SIGNIFICANT
 
 
 def _kappa(gold: np.ndarray, found: np.ndarray, size: int) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from deploycomp.errors import InputRefused, VerificationFailed
 from deploycomp.export.emit import emit_fused, emit_standard
-from deploycomp.onnxmodel import Facts, OnnxModel
+from deploycomp.onnxmodel import Facts, OnnxModel, name_nodes_once
 from deploycomp.recipe import Export
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ __all__ = ["export"]
 
 _EXAMPLE_BATCH, _EXAMPLE_SEQUENCE = 2, 11
 """Traced shape: not 0 or 1, which tracing specialises, and equal to no other dimension of a transformer."""
+
+_WRAPPERS = "model.module."
+"""Where the checkpoint's own module lies in the module that is traced."""
 
 _FUSED_OPS = ("MultiHeadAttention", "Gelu", "FastGelu", "QuickGelu")
 
@@ -63,16 +66,11 @@ def export(model: TorchModel, config: Export) -> tuple[OnnxModel, Facts]:
         The graph and the facts: nodes, fused operators, and what stayed unfused and why.
 
     Raises:
-        InputRefused: A fixed sequence is longer than the model allows, or the model cannot be traced.
+        InputRefused: The model cannot be traced.
         VerificationFailed: Tracing fixed a dimension that must stay dynamic.
     """
     from deploycomp.models import forward_module
 
-    if config.fixed.sequence is not None and config.fixed.sequence > model.max_length:
-        raise InputRefused(
-            f"a sequence of {config.fixed.sequence} is longer than the model's {model.max_length} positions",
-            hint=f"--fixed sequence={model.max_length}",
-        )
     if config.dtype == "fp16":
         forward = forward_module(copy.deepcopy(model)).half()
     else:
@@ -135,10 +133,9 @@ def _tidy(model: ir.Model, source: TorchModel, config: Export) -> None:
     for name, value in zip(source.outputs, graph.outputs, strict=True):
         value.name = name
         _name_dims(value, config)
-    seen: Counter[str] = Counter()
     outputs = {id(value) for value in graph.outputs}
     for node in graph:
-        node.name = _node_name(node, seen)
+        node.name = _node_name(node)
         node.metadata_props.clear()
         node.doc_string = None
         for value in node.outputs:
@@ -147,9 +144,10 @@ def _tidy(model: ir.Model, source: TorchModel, config: Export) -> None:
                 value.shape, value.type = None, None
     for value in list(graph.initializers.values()):
         value.metadata_props.clear()
-        if value.name is not None and value.name.startswith("model."):
-            value.name = value.name.removeprefix("model.")
+        if value.name is not None:
+            value.name = value.name.removeprefix(_WRAPPERS)
     _name_folded_weights(graph)
+    name_nodes_once(graph)
     graph.name = source.task
     graph.metadata_props.clear()
     model.metadata_props.clear()
@@ -172,13 +170,12 @@ def _name_dims(value: ir.Value, config: Export) -> None:
     value.shape = ir.Shape([dim if isinstance(dim, int) else next(names, "dim") for dim in dims])
 
 
-def _node_name(node: ir.Node, seen: Counter[str]) -> str:
-    """`encoder.layer.0.attention.self.query/MatMul`, numbered where a module emits several."""
+def _node_name(node: ir.Node) -> str:
+    """`encoder.layer.0.attention.self.query/MatMul`: the module that computes it, and what."""
     scopes: list[str] = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-    path = next((scope for scope in reversed(scopes[:-1]) if scope), "").removeprefix("model").lstrip(".")
-    base = f"{path}/{node.op_type}" if path else node.op_type
-    seen[base] += 1
-    return base if seen[base] == 1 else f"{base}_{seen[base]}"
+    path = next((scope for scope in reversed(scopes[:-1]) if scope and not scope.startswith("_")), "")
+    path = f"{path}.".removeprefix(_WRAPPERS).rstrip(".")
+    return f"{path}/{node.op_type}" if path and path != "model" else node.op_type
 
 
 def _name_folded_weights(graph: ir.Graph) -> None:

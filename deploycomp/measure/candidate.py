@@ -102,7 +102,7 @@ def examine(candidate: Candidate) -> Subject:
 
 
 def _torch(candidate: Candidate, folder: Path) -> Subject:
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted(folder.rglob("*.safetensors"))  # a sentence-transformers folder may nest them
     if not weights:
         raise InputRefused(
             f"candidate '{candidate.name}' has no safetensors weights",

@@ -207,17 +207,18 @@ def describe(module: nn.Module, config: Any) -> Anatomy:
     model_type = str(config.model_type)
     hidden, heads, count, intermediate = _sizes(config)
     head_dim = getattr(config, "attention_head_size", None) or (hidden // heads if heads else 0)
+    parts = dict(module.named_modules())
+    prefix = _prefix(module)
     template = _TEMPLATES.get(model_type)
     if template is None:
         note = (
             f"{model_type} is not in the table of anatomies ({', '.join(KNOWN)}): "
             "it is exported with the attention that transformers traces; "
-            "structured pruning and factorization cannot be done"
+            "structured pruning and factorization cannot be done on it"
         )
-        word = _word_embedding(module)
-        return Anatomy(model_type, hidden, heads, head_dim, intermediate, (), word, False, False, False, (note,))
-    parts = dict(module.named_modules())
-    prefix = _prefix(module)
+        usual = {name: prefix + path for name, path in _BERT.embeddings.items() if _has_weight(parts, prefix + path)}
+        embeddings = usual | _word_embedding(module)
+        return Anatomy(model_type, hidden, heads, head_dim, intermediate, (), embeddings, False, False, False, (note,))
     return Anatomy(
         model_type=model_type,
         hidden_size=hidden,

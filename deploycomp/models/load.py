@@ -40,6 +40,14 @@ _HEADS = (
 )  # fmt: skip
 """Modules above the encoder, by the names that BERT-like architectures give them."""
 
+_SAME_MODEL = "take config.json and weights from the same model, or download it again"
+_NO_HEAD = "use --task feature-extraction for the encoder alone, or fine-tune the head first"
+
+_SECOND_HEADS = ("cls.seq_relationship.",)
+"""Heads that pretraining keeps inside the module of another head."""
+
+_HEADLESS = ("feature-extraction", "sentence-similarity")
+
 _BUFFERS = ("position_ids", "token_type_ids")
 """Buffers that old versions of transformers stored, and that are computed today."""
 
@@ -113,8 +121,7 @@ def _module(source: Source, task: Task, config: Any) -> tuple[nn.Module, tuple[s
     """Load the weights strictly."""
     kind: Any = model_class(source, task, config)
     # Neither task reads the pooler's output, so it would only be dead weight.
-    headless = task in ("feature-extraction", "sentence-similarity")
-    extra = {"add_pooling_layer": False} if headless and _takes(kind.__init__, "add_pooling_layer") else {}
+    extra = {"add_pooling_layer": False} if task in _HEADLESS and _takes(kind.__init__, "add_pooling_layer") else {}
     _check_size(kind, config, extra, source)
     try:
         module, info = kind.from_pretrained(
@@ -149,39 +156,39 @@ def _check_size(kind: Any, config: Any, extra: dict[str, Any], source: Source) -
         raise InputRefused(
             f"config.json describes {numel:,} parameters, the weights hold {source.numel:,}",
             where=str(source.encoder / "config.json"),
-            hint="take config.json and weights from the same model",
+            hint=_SAME_MODEL,
         )
 
 
 def _check_loaded(module: Any, info: dict[str, Any], source: Source, task: Task) -> tuple[str, ...]:
     """Refuse what is misshapen, missing or left over; return a note on heads that the task does not use."""
-    where = str(source.encoder)
-    mismatched = sorted(
+    where, kind = str(source.encoder), type(module).__name__
+    mismatched = [
         f"{name} is {list(found)} in the file, {list(wanted)} by config.json"
         for name, found, wanted in info["mismatched_keys"]
-    )
+    ]
     if mismatched:
         raise InputRefused(
-            f"the weights do not have the shapes of config.json: {_named(mismatched)}",
-            where=where,
-            hint="take config.json and weights from the same model",
+            f"the weights do not have the shapes of config.json: {_named(mismatched)}", where=where, hint=_SAME_MODEL
         )
-    missing = [name for name in info["missing_keys"] if not name.endswith(_BUFFERS)]
+    unused = ("pooler.",) if task in _HEADLESS else ()
+    missing = [name for name in info["missing_keys"] if not name.endswith(_BUFFERS) and not name.startswith(unused)]
     if missing:
+        head = all(name.startswith(_HEADS) or ".pooler." in name for name in missing)
         raise InputRefused(
             f"the checkpoint lacks weights that {task} needs: {_named(missing)}",
             where=where,
-            why=f"{type(module).__name__} would start with random values there",
-            hint="use --task feature-extraction for the encoder alone, or fine-tune the head first",
+            why=f"{kind} would start with random values there",
+            hint=_NO_HEAD if head else _SAME_MODEL,
         )
     left = [name for name in info["unexpected_keys"] if not name.endswith(_BUFFERS)]
     foreign = [name for name in left if not _droppable(name, module)]
     if foreign:
         raise InputRefused(
-            f"the checkpoint holds weights that {type(module).__name__} has no place for: {_named(foreign)}",
+            f"the checkpoint holds weights that {kind} has no place for: {_named(foreign)}",
             where=where,
             why="the result would not be the model that was trained",
-            hint="take config.json and weights from the same model",
+            hint=_SAME_MODEL,
         )
     return (f"dropped weights that {task} does not use: {_named(left)}",) if left else ()
 
@@ -191,6 +198,8 @@ def _droppable(name: str, module: Any) -> bool:
     base = str(getattr(module, "base_model_prefix", ""))
     below = name.removeprefix(f"{base}.")
     encoder = getattr(module, base, module)
+    if name.startswith(_SECOND_HEADS):
+        return True
     if below.startswith("pooler."):
         return getattr(module, "pooler", None) is None and getattr(encoder, "pooler", None) is None
     return name.startswith(_HEADS) and getattr(module, name.partition(".")[0], None) is None

@@ -90,7 +90,7 @@ class TorchModel:
             One array for each of *outputs*.
         """
         with torch.inference_mode():
-            tensors = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self.inputs]
+            tensors = [torch.tensor(feeds[name], dtype=torch.int64) for name in self.inputs]
             results = dict(zip(self.outputs, forward_module(self)(*tensors), strict=True))
         return [results[name].numpy() for name in outputs]
 

@@ -82,10 +82,10 @@ def resolve(
     folder = Path(model)
     commit = None
     name = folder.name if folder.name not in ("", "..") else folder.resolve().name
-    if folder.is_dir():
+    if str(model) and folder.is_dir():
         if revision is not None:
             raise UsageError("a local folder has no revision", where=str(model), hint="leave --revision away")
-    elif folder.exists():
+    elif str(model) and folder.exists():
         raise InputRefused("the model is a file, not a folder", where=str(model), hint=f"try {folder.parent}")
     elif _HUB_ID.fullmatch(str(model)):
         if progress is not None:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploycomp.errors import VerificationFailed
-from deploycomp.onnxmodel import Facts, OnnxModel
+from deploycomp.onnxmodel import Facts, OnnxModel, name_nodes_once
 from deploycomp.recipe import Int8
 
 if TYPE_CHECKING:
@@ -331,6 +331,7 @@ def _clean(model: ir.Model, work: _Work) -> None:
     for value in list(work.graph.initializers.values()):
         if not value.uses() and not value.is_graph_output():
             work.graph.initializers.pop(str(value.name))
+    name_nodes_once(work.graph)
     if work.fused:
         model.opset_imports.setdefault(_CONTRIB, 1)
 

@@ -13,13 +13,18 @@ if TYPE_CHECKING:
     from deploycomp.report.markdown import to_markdown
     from deploycomp.report.schema import SCHEMA, load_schema
     from deploycomp.report.table import plain_lines, summary_table
+    from deploycomp.report.terminal import benchmark_tables, doctor_lines, evaluation_lines, inspection_lines
     from deploycomp.report.verdict import build_verdict, headline
     from deploycomp.report.write import write_report
 
 __all__ = [
     "SCHEMA",
+    "benchmark_tables",
     "build_verdict",
+    "doctor_lines",
+    "evaluation_lines",
     "headline",
+    "inspection_lines",
     "load_schema",
     "plain_lines",
     "summary_table",
@@ -33,6 +38,7 @@ _HOME = {
     "markdown": ("to_markdown",),
     "schema": ("SCHEMA", "load_schema"),
     "table": ("plain_lines", "summary_table"),
+    "terminal": ("benchmark_tables", "doctor_lines", "evaluation_lines", "inspection_lines"),
     "verdict": ("build_verdict", "headline"),
     "write": ("write_report",),
 }

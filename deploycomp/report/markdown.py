@@ -26,6 +26,8 @@ MAX_MARKDOWN = 65_536
 MAX_SENTENCE = 400
 MAX_RECIPE = 20_000
 MAX_WARNINGS = 20
+FEW_WARNINGS = 5
+MAX_STAGES = 4
 MAX_REASONS = 6
 DIGEST_SHOWN = 12
 
@@ -39,19 +41,29 @@ def to_markdown(report: Report) -> str:
     Returns:
         Less than 65,536 characters of GitHub-flavoured Markdown; names in it are escaped.
     """
+    full = _page(report, recipe=True, steps=True, warnings=MAX_WARNINGS)
+    if len(full) < MAX_MARKDOWN:
+        return full
+    brief = _page(report, recipe=False, steps=True, warnings=MAX_WARNINGS)
+    return brief if len(brief) < MAX_MARKDOWN else _page(report, recipe=False, steps=False, warnings=FEW_WARNINGS)
+
+
+def _page(report: Report, *, recipe: bool, steps: bool, warnings: int) -> str:
     verdict = report["verdict"]
     name, mine = markdown(report["source"]["name"]), label(report, "artifact")
     parts = [f"### {name} → {mine}", f"**{markdown(verdict['headline'], MAX_SENTENCE)}**"]
     if verdict["warnings"]:
-        lines = [f"> - {markdown(each, MAX_SENTENCE)}" for each in verdict["warnings"][:MAX_WARNINGS]]
+        lines = [f"> - {markdown(each, MAX_SENTENCE)}" for each in verdict["warnings"][:warnings]]
         parts.append("\n".join(["> [!WARNING]", *lines]))
     parts += ["\n".join(_table(report)), f"<sub>{' '.join(table_notes(report))}</sub>"]
     missing = [NOT_EVALUATED] * (not report["evaluation"]) + [NOT_MEASURED] * (not report["benchmark"])
     parts += ["  \n".join(f"*{each}*" for each in missing)] if missing else []
     if parity := parity_words(report):
-        parts.append("**Parity with the source:** " + "; ".join(markdown(each, MAX_SENTENCE) for each in parity) + ".")
-    parts += ["**What was done**", "\n".join(_steps(report)), _recipe(report), _footer(report)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+        words = "; ".join(markdown(each, MAX_SENTENCE) for each in parity[:MAX_STAGES])
+        parts.append(f"**Parity with the source:** {words}.")
+    parts += ["**What was done**", "\n".join(_steps(report))] if steps else []
+    parts += [_recipe(report)] if recipe else []
+    return "\n\n".join([*parts, _footer(report)]) + "\n"
 
 
 def _table(report: Report) -> Iterator[str]:

@@ -12,12 +12,10 @@ MAX_NAME = 120
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.?)", re.DOTALL)
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn"}
-_SPECIAL = re.compile(r"([\\`*_\[\]<>|~&$])")
-_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "&#124;"}
-_SCHEME = re.compile(r"://")
-_WWW = re.compile(r"\bwww\.", re.IGNORECASE)
-_SPACE = "&#8203;"
-"""A zero-width space after @ and # keeps GitHub from mentioning people and issues."""
+_MARKUP = re.compile(r"[\\`*_\[\]~$]|[<>&|]|[@#](?=\w)|://|\bwww\.", re.IGNORECASE)
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "&#124;", "://": "&#58;//", "www.": "www&#46;"}
+_ZERO_WIDTH = "&#8203;"
+"""After @ and # it keeps GitHub from mentioning people and issues."""
 
 
 def block(text: object) -> str:
@@ -43,9 +41,14 @@ def shorten(text: object, limit: int = MAX_NAME) -> str:
 
 def markdown(text: object, limit: int = MAX_NAME) -> str:
     """Write text into Markdown, where nothing in it is markup, a link, a mention or an end of a table cell."""
-    escaped = _SPECIAL.sub(lambda match: _ENTITIES.get(match[1], "\\" + match[1]), shorten(text, limit))
-    escaped = re.sub(r"([@#])(?=\w)", rf"\1{_SPACE}", escaped)
-    return _WWW.sub(lambda match: match[0][:3] + "&#46;", _SCHEME.sub("&#58;//", escaped))
+    return _MARKUP.sub(_escape, shorten(text, limit))
+
+
+def _escape(match: re.Match[str]) -> str:
+    token = match[0]
+    if token in "@#":
+        return token + _ZERO_WIDTH
+    return _ENTITIES.get(token.lower()) or "\\" + token
 
 
 def fenced(text: object, language: str = "") -> str:

@@ -24,8 +24,10 @@ from deploycomp.report.view import (
 __all__ = ["build_verdict", "change_words", "headline", "headline_shape", "shape_words"]
 
 INT8_DOT_FLAGS = frozenset(
-    ("avx512_vnni", "avx512vnni", "avx_vnni", "avxvnni", "amx_int8")
-    + ("asimddp", "dotprod", "i8mm", "feat_dotprod", "feat_i8mm")
+    (
+        *("avx512_vnni", "avx512vnni", "avx_vnni", "avxvnni", "amx_int8"),
+        *("asimddp", "dotprod", "i8mm", "feat_dotprod", "feat_i8mm"),
+    )
 )
 """CPU flags that promise an INT8 dot product; without one, INT8 multiplies are little cheaper than FP32."""
 

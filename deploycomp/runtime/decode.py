@@ -7,7 +7,7 @@ bare `X`) continues one of the same label and begins one otherwise; `O` ends it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def classify(logits: np.ndarray, labels: Sequence[str], *, top_k: int | None = N
         labels: Their names.
         top_k: Keep only so many scores.
     """
-    scores = _ranked(softmax(logits), labels, top_k=top_k)
+    scores = _ranked(logits, softmax(logits), labels, top_k=top_k)
     label = next(iter(scores))
     return Classification(label, scores[label], scores)
 
@@ -76,12 +76,13 @@ def multi_label(
     logits: np.ndarray, labels: Sequence[str], *, threshold: float = 0.5, top_k: int | None = None
 ) -> Labels:
     """Choose every label whose sigmoid of *logits* [labels] is at least *threshold*."""
-    scores = _ranked(sigmoid(logits), labels, top_k=top_k)
+    scores = _ranked(logits, sigmoid(logits), labels, top_k=top_k)
     return Labels(tuple(label for label, score in scores.items() if score >= threshold), scores)
 
 
-def _ranked(scores: np.ndarray, labels: Sequence[str], *, top_k: int | None) -> dict[str, float]:
-    order: list[int] = np.argsort(-scores, kind="stable")[:top_k].tolist()
+def _ranked(logits: np.ndarray, scores: np.ndarray, labels: Sequence[str], *, top_k: int | None) -> dict[str, float]:
+    """Label → score, in the order of the logits: they differ where scores are rounded to the same."""
+    order: list[int] = np.argsort(-logits, kind="stable")[:top_k].tolist()
     return {labels[index]: float(scores[index]) for index in order}
 
 
@@ -137,26 +138,29 @@ def entities(
     Returns:
         Entities in the order of the text, without white space at their ends.
     """
-    count = max((word for word in words if word is not None), default=-1) + 1
-    tags = tag_words(logits, words, count, labels)
     spans: dict[int, tuple[int, int]] = {}
     for word, (start, end) in zip(words, offsets, strict=True):
         if word is not None:
             spans[word] = (spans[word][0] if word in spans else start, end)
+    tags = tag_words(logits, words, max(spans, default=-1) + 1, labels)
     found: list[Entity] = []
-    for label, members in _merge(tags.labels):
-        members = [word for word in members if word in spans]
+    for label, members in _merge({word: tags.labels[word] for word in sorted(spans)}, schemed=_schemed(labels)):
         start, end = trim(text, spans[members[0]][0], spans[members[-1]][1])
         score = float(np.mean([tags.scores[word] for word in members]))
         found.append(Entity(label, score, start, end, text[start:end]))
     return found
 
 
-def _merge(tags: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
-    """(label, words) of each entity in a sequence of tags."""
+def _schemed(labels: Sequence[str]) -> bool:
+    """Whether labels are prefix-name; otherwise "E-MAIL" is a name of its own."""
+    return all(label == OUTSIDE or (label[0] in BEGIN | CONTINUE and label[1:2] == "-") for label in labels if label)
+
+
+def _merge(tags: Mapping[int, str], *, schemed: bool) -> Iterator[tuple[str, list[int]]]:
+    """(label, words) of each entity, from the tag of each word."""
     label, members = OUTSIDE, list[int]()
-    for word, tag in enumerate((*tags, OUTSIDE)):
-        prefix, name = (tag[0], tag[2:]) if tag[1:2] in ("-", "_") and tag[0] in BEGIN | CONTINUE else ("I", tag)
+    for word, tag in (*tags.items(), (-1, OUTSIDE)):
+        prefix, name = (tag[0], tag[2:]) if schemed and tag != OUTSIDE else ("I", tag)
         if members and (tag == OUTSIDE or prefix in BEGIN or name != label):
             yield label, members
             members = []

@@ -77,7 +77,7 @@ def open_session(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = LOG_ERRORS_ONLY
     for key, value in {SPINNING: "1" if spinning else "0", **(config or {})}.items():
-        options.add_session_config_entry(key, value)
+        options.add_session_config_entry(key, str(value))
     try:
         session = ort.InferenceSession(str(model), options, providers=wanted, enable_fallback=0)
     except Exception as error:

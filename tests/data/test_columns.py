@@ -15,28 +15,29 @@ def find(found: list[str], task: str = "text-classification", **named: str) -> d
 @pytest.mark.parametrize(
     ("task", "found", "expected"),
     [
-        ("text-classification", "text label", {"text": "text", "label": "label"}),
-        ("text-classification", "idx sentence label", {"text": "sentence", "label": "label"}),
-        ("text-classification", "text intent", {"text": "text", "label": "intent"}),
-        ("text-classification", "text label title", {"text": "text", "label": "label"}),
-        ("text-classification", "sentence1 sentence2 label idx", {"text": "sentence1", "text_pair": "sentence2", "label": "label"}),
-        ("text-classification", "premise hypothesis label", {"text": "premise", "text_pair": "hypothesis", "label": "label"}),
-        ("text-classification", "question sentence label idx", {"text": "question", "text_pair": "sentence", "label": "label"}),
-        ("text-classification", "question1 question2 label", {"text": "question1", "text_pair": "question2", "label": "label"}),
-        ("text-classification", "query category", {"text": "query", "label": "category"}),
-        ("token-classification", "id tokens ner_tags pos_tags", {"tokens": "tokens", "tags": "ner_tags"}),
-        ("token-classification", "words labels", {"tokens": "words", "tags": "labels"}),
-        ("question-answering", "id title context question answers", {"question": "question", "context": "context", "answers": "answers"}),
-        ("sentence-similarity", "text text_pair label", {"text": "text", "text_pair": "text_pair", "score": "label"}),
-        ("sentence-similarity", "sentence1 sentence2 score", {"text": "sentence1", "text_pair": "sentence2", "score": "score"}),
-        ("feature-extraction", "sentence_A sentence_B similarity", {"text": "sentence_A", "text_pair": "sentence_B", "score": "similarity"}),
-        ("fill-mask", "text", {"text": "text"}),
-        ("fill-mask", "premise hypothesis sentence label", {"text": "sentence", "label": "label"}),
+        ("text-classification", "text label", "text=text label=label"),
+        ("text-classification", "idx sentence label", "text=sentence label=label"),
+        ("text-classification", "text intent", "text=text label=intent"),
+        ("text-classification", "text label title", "text=text label=label"),
+        ("text-classification", "sentence1 sentence2 label idx", "text=sentence1 text_pair=sentence2 label=label"),
+        ("text-classification", "premise hypothesis label", "text=premise text_pair=hypothesis label=label"),
+        ("text-classification", "question sentence label idx", "text=question text_pair=sentence label=label"),
+        ("text-classification", "question1 question2 label", "text=question1 text_pair=question2 label=label"),
+        ("text-classification", "query category", "text=query label=category"),
+        ("token-classification", "id tokens ner_tags pos_tags", "tokens=tokens tags=ner_tags"),
+        ("token-classification", "words labels", "tokens=words tags=labels"),
+        ("question-answering", "id context question answers", "question=question context=context answers=answers"),
+        ("sentence-similarity", "text text_pair label", "text=text text_pair=text_pair score=label"),
+        ("sentence-similarity", "sentence1 sentence2 score", "text=sentence1 text_pair=sentence2 score=score"),
+        ("feature-extraction", "text1 text2 similarity", "text=text1 text_pair=text2 score=similarity"),
+        ("fill-mask", "text", "text=text"),
+        ("fill-mask", "premise hypothesis sentence label", "text=sentence label=label"),
     ],
 )  # fmt: skip
-def test_usual_names_are_found(task: str, found: str, expected: dict[str, str]) -> None:
-    assert find(found.split(), task) == expected
-    assert find(found.split()[::-1], task) == expected
+def test_usual_names_are_found(task: str, found: str, expected: str) -> None:
+    columns = dict(pair.split("=") for pair in expected.split())
+    assert find(found.split(), task) == columns
+    assert find(found.split()[::-1], task) == columns
 
 
 def test_named_columns_are_not_guessed() -> None:
@@ -58,7 +59,7 @@ def test_a_named_second_sentence_is_kept() -> None:
     [
         ("text-classification", "sentence review label", "text", "sentence, review"),
         ("text-classification", "text intent category", "label", "intent, category"),
-        ("text-classification", "premise hypothesis sentence1 sentence2 label", "text", "sentence1 \\+ sentence2, premise \\+ hypothesis"),
+        ("text-classification", "premise hypothesis text1 text2 x", "text", r"text1 \+ text2, premise \+ hypothesis"),
         ("text-classification", "premise hypothesis review label", "text", "premise \\+ hypothesis, review"),
         ("token-classification", "tokens ner_tags labels", "tags", "ner_tags, labels"),
     ],

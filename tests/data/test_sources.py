@@ -260,7 +260,8 @@ def test_hub_failures_say_what_to_do(hub: dict[str, Any], case: int) -> None:
 WATCHED = """
 import sys
 touched = []
-sys.addaudithook(lambda event, args: touched.append(event) if event in ("socket.connect", "socket.getaddrinfo") else None)
+network = ("socket.connect", "socket.getaddrinfo")
+sys.addaudithook(lambda event, args: touched.append(event) if event in network else None)
 from deploycomp.data import load_rows
 heavy = {"datasets", "torch", "transformers", "pandas", "pyarrow", "onnxruntime", "scipy", "sklearn"} & set(sys.modules)
 assert not heavy, heavy

@@ -22,8 +22,10 @@ LABELS = {
     "token-classification": ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"],
 }
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = "the a cat dog river run runs is in on big small red blue who where why graz vienna ada tim . , ! ? -".split()
-PIECES = ["##" + piece for piece in "s ing ed er ly a b c d e f g h i j k l m n o p q r t u v w x y z".split()]
+_WORDS = "the a cat dog river run runs is in on big small red blue who where why graz vienna ada tim . , ! ? -"
+_PIECES = "s ing ed er ly a b c d e f g h i j k l m n o p q r t u v w x y z"
+WORDS = _WORDS.split()
+PIECES = ["##" + piece for piece in _PIECES.split()]
 LETTERS = list("abcdefghijklmnopqrstuvwxyz")
 VOCABULARY = [*SPECIALS, *dict.fromkeys([*WORDS, *LETTERS]), *PIECES]
 OUTPUTS = {

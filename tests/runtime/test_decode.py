@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -15,6 +15,7 @@ LOGITS = hnp.arrays(np.float32, st.integers(1, 8), elements=st.floats(-1e4, 1e4,
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
 
+@settings(deadline=None)
 @given(LOGITS)
 def test_softmax_is_a_distribution(logits: np.ndarray):
     chances = decode.softmax(logits)
@@ -23,6 +24,7 @@ def test_softmax_is_a_distribution(logits: np.ndarray):
     np.testing.assert_allclose(decode.softmax(logits + np.float32(1)), chances, atol=1e-3)
 
 
+@settings(deadline=None)
 @given(LOGITS)
 def test_sigmoid_does_not_overflow(logits: np.ndarray):
     with np.errstate(all="raise"):
@@ -30,6 +32,7 @@ def test_sigmoid_does_not_overflow(logits: np.ndarray):
     np.testing.assert_allclose(chances + decode.sigmoid(-logits), 1, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(LOGITS)
 def test_the_best_label_is_the_largest_logit(logits: np.ndarray):
     labels = name_labels(None, len(logits))
@@ -106,8 +109,16 @@ def test_other_schemes():
     assert _found("a b c d", ["S-X", "S-X", "B-X", "E-X"], bioes) == [("X", "a"), ("X", "b"), ("X", "c d")]
     bare = ["O", "PER", "LOC"]
     assert _found("a b c d", ["PER", "PER", "LOC", "O"], bare) == [("PER", "a b"), ("LOC", "c")]
+    names = ["O", "E-MAIL", "NAME"]  # no scheme, so E- is no prefix
+    assert _found("a b c d", ["E-MAIL", "E-MAIL", "O", "NAME"], names) == [("E-MAIL", "a b"), ("NAME", "d")]
     hyphen = ["O", "B-PRODUCT-NAME", "I-PRODUCT-NAME"]
     assert _found("a b", ["B-PRODUCT-NAME", "I-PRODUCT-NAME"], hyphen) == [("PRODUCT-NAME", "a b")]
+
+
+def test_a_word_without_a_token_does_not_split_an_entity():
+    logits = _logits(["B-PER", "I-PER"])
+    (entity,) = entities("ada \u200b lee", logits, [0, 2], [(0, 3), (6, 9)], TAGS)
+    assert entity.text == "ada \u200b lee"
 
 
 def test_the_score_is_the_mean_over_words():
@@ -117,6 +128,7 @@ def test_the_score_is_the_mean_over_words():
 
 
 @pytest.mark.parametrize("tokenizer", [wordpiece(), byte_level()], ids=["wordpiece", "byte-level"])
+@settings(deadline=None)
 @given(text=st.text(alphabet="abcz .,-é漢😀\n", max_size=40), data=st.data())
 def test_entities_are_pieces_of_the_text_in_order(tokenizer, text: str, data: st.DataObject):
     tokenizer.no_truncation()

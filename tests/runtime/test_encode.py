@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from hypothesis import strategies as st
 
 from deploycomp.errors import InputRefused, UsageError
 from deploycomp.runtime import encode
+from deploycomp.runtime.decode import trim
 from deploycomp.runtime.encode import Settings
 from tests.runtime.graphs import byte_level, wordpiece
 
 TEXTS = st.text(alphabet="abcdefgh .,-é漢😀\n", max_size=60)
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(0, 512), max_size=60), batch_size=st.integers(1, 20))
 def test_every_row_is_in_one_batch_and_waste_is_bounded(lengths: list[int], batch_size: int):
     batches = encode.plan_batches(lengths, batch_size)
@@ -93,6 +96,17 @@ def test_a_lone_surrogate_is_refused():
     assert "Unicode" in caught.value.why
 
 
+def _spans(context: str, encodings: list) -> set[tuple[int, int]]:
+    """Characters of the context's tokens, without the space that a byte-level token may carry in some windows."""
+    found = {
+        trim(context, *offsets)
+        for encoding in encodings
+        for offsets, part in zip(encoding.offsets, encoding.sequence_ids, strict=True)
+        if part == 1
+    }
+    return {(start, end) for start, end in found if start < end}
+
+
 @settings(max_examples=60, deadline=None)
 @given(question=TEXTS, context=TEXTS, repeat=st.integers(1, 12), length=st.integers(10, 60), bpe=st.booleans())
 def test_windows_cover_the_whole_context(question: str, context: str, repeat: int, length: int, bpe: bool):
@@ -101,10 +115,8 @@ def test_windows_cover_the_whole_context(question: str, context: str, repeat: in
     rows, _ = encode.encode_questions(tokenizer, [(question, context)], Settings(max_length=length))
     tokenizer.no_truncation()
     whole = tokenizer.encode(question, context)
-    # a token of white space has empty offsets, and which end of it they lie at depends on its window
-    expected = {(start, end) for (start, end), part in zip(whole.offsets, whole.sequence_ids, strict=True) if part == 1}
-    found = {pair for row in rows for pair, part in zip(row.offsets, row.parts, strict=True) if part == 1}
-    expected, found = ({(start, end) for start, end in pairs if start < end} for pairs in (expected, found))
+    expected = _spans(context, [whole])
+    found = _spans(context, [row.encoding for row in rows])
     assert found == expected
     assert all(len(row) <= length and row.item == 0 for row in rows)
 
@@ -113,7 +125,7 @@ def test_windows_overlap_by_the_stride():
     rows, truncated = encode.encode_questions(wordpiece(), [("who", "a b c d " * 10)], Settings(max_length=30))
     inside = [[offsets for offsets, part in zip(row.offsets, row.parts, strict=True) if part == 1] for row in rows]
     assert len(rows) > 1
-    for before, after in zip(inside, inside[1:], strict=False):
+    for before, after in itertools.pairwise(inside):
         assert len(set(before) & set(after)) == 10  # a third of 30
     assert truncated == 0
 
@@ -123,7 +135,7 @@ def test_a_question_longer_than_the_window_is_cut_and_counted(tokenizer):
     pairs = [("why " * 100, "a cat runs"), ("who", "a cat runs")]
     rows, truncated = encode.encode_questions(tokenizer, pairs, Settings(max_length=24))
     assert truncated == 1
-    assert [row.item for row in rows][0] == 0
+    assert [row.item for row in rows] == sorted(row.item for row in rows)
     assert all(len(row) <= 24 for row in rows)
     assert sum(part == 0 for part in rows[0].parts) <= 12
 
@@ -192,7 +204,9 @@ def test_encodings_equal_those_of_transformers(shared_models: Path, name: str):
     for pairs, inputs in ((False, PARITY), (True, list(zip(PARITY, reversed(PARITY), strict=True)))):
         rows, _ = encode.encode_texts(ours, inputs, limit)
         # in lists, because a single pair with an empty second text is taken for a single text there
-        expected = theirs(*([list(part) for part in zip(*inputs, strict=True)] if pairs else [inputs]), truncation=True, max_length=64)
+        expected = theirs(
+            *([list(part) for part in zip(*inputs, strict=True)] if pairs else [inputs]), truncation=True, max_length=64
+        )
         assert [row.encoding.ids for row in rows] == expected["input_ids"]
         assert [row.encoding.type_ids for row in rows] == expected["token_type_ids"]
     words = [text.split() for text in PARITY[1:]]

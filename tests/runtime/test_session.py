@@ -22,7 +22,9 @@ def model(tmp_path: Path) -> Path:
 
 def _one_node(path: Path, op: str, kind: int, domain: str = "") -> Path:
     values = [helper.make_tensor_value_info(name, kind, [2]) for name in "xy"]
-    graph = helper.make_graph([helper.make_node(op, ["x"], ["y"], name="mine", domain=domain)], "g", values[:1], values[1:])
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x"], ["y"], name="mine", domain=domain)], "g", values[:1], values[1:]
+    )
     imports = [helper.make_opsetid("", 18), *([helper.make_opsetid(domain, 1)] if domain else [])]
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
     return path
@@ -93,9 +95,7 @@ def test_a_missing_file_is_refused(tmp_path: Path):
 
 def test_missing_external_data_is_named(tmp_path: Path):
     path = tmp_path / "model.onnx"
-    onnx.save(
-        onnx_model("fill-mask"), path, save_as_external_data=True, location="model.onnx.data", size_threshold=0
-    )
+    onnx.save(onnx_model("fill-mask"), path, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
     session.open_session(path, threads=1)
     (tmp_path / "model.onnx.data").rename(tmp_path / "elsewhere")
     with pytest.raises(InputRefused, match="weights file of the model is missing") as caught:
@@ -133,14 +133,18 @@ class _Fallback:
 def test_a_silent_fallback_is_an_error(model: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(session, "providers_available", lambda: ("CUDAExecutionProvider", "CPUExecutionProvider"))
     monkeypatch.setattr(ort, "InferenceSession", _Fallback)
-    with pytest.raises(EnvironmentFailed, match="CUDAExecutionProvider did not start, .* CPUExecutionProvider"):
+    with pytest.raises(EnvironmentFailed, match=r"CUDAExecutionProvider did not start, .* CPUExecutionProvider"):
         session.open_session(model, providers=["CUDAExecutionProvider"])
 
 
 @pytest.mark.parametrize(
     ("message", "kind", "what"),
     [
-        ("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bad allocation: std::bad_alloc", EnvironmentFailed, "memory ran out"),
+        (
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bad allocation: std::bad_alloc",
+            EnvironmentFailed,
+            "memory ran out",
+        ),
         ("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for 8 GB", EnvironmentFailed, "memory ran out"),
         ("CUDA failure 35: driver too old", EnvironmentFailed, "CUDAExecutionProvider failed"),
         ("[ONNXRuntimeError] : 11 : EP_FAIL : lost device", EnvironmentFailed, "CUDAExecutionProvider failed"),

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import io
+
+from deploycomp.report import benchmark_tables, doctor_lines, evaluation_lines
+from tests.report.example import wins
+
+
+def test_evaluation_lines():
+    lines = evaluation_lines(wins()["evaluation"])
+    assert lines[0] == "sst2/validation.jsonl: 872 rows"
+    assert "  accuracy 89.33 % (95 % CI 87.1…91.2)" in lines
+    assert "  agreement with the source 98.17 % (95 % CI 97.0…98.9)" in lines
+    assert "  change of accuracy against the source −0.11 pt, 95 % CI −1.03…+0.80, within noise" in lines
+
+
+def test_evaluation_lines_without_a_source():
+    evaluation = wins()["evaluation"]
+    alone = {"my-artifact\x1b[31m": evaluation["scores"]["artifact"]}
+    lines = evaluation_lines({**evaluation, "split": "test", "scores": alone, "agreement": {}, "drop": {}})
+    assert lines[:2] == ["sst2/validation.jsonl, split test: 872 rows", "my-artifact"]
+    assert len(lines) == 4
+
+
+def test_benchmark_tables_hold_every_cell_and_read_no_markup():
+    from rich.console import Console
+
+    benchmark = wins()["benchmark"]
+    benchmark["candidates"]["[red]x[/]"] = benchmark["candidates"]["fp32"]
+    console = Console(file=io.StringIO(), width=100)
+    for table in benchmark_tables(benchmark):
+        console.print(table)
+    text = console.file.getvalue()
+    assert "[red]x[/]" in text
+    for cell in benchmark["cells"]:
+        assert f"{cell['batch_size']}×{cell['sequence_length']}" in text
+    assert "0.610" in text
+    assert "131 MB" in text
+
+
+def test_doctor_lines_on_this_machine():
+    from deploycomp.runtime.doctor import doctor
+
+    facts = {**doctor(), "warnings": ["the disk is nearly full"]}
+    lines = doctor_lines(facts)
+    assert lines[0].startswith("CPU ")
+    assert any(line.startswith(("yes ", "no ")) for line in lines)
+    assert lines[-1] == "warning: the disk is nearly full"
