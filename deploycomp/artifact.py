@@ -121,9 +121,7 @@ def check_destination(destination: Path, *, overwrite: bool = False, source: Pat
 def _checked(destination: Path, *, overwrite: bool, source: Path | None) -> Path:
     where = str(destination)
     if destination.is_symlink():
-        raise UsageError(
-            "the output is a symbolic link", where=where, hint="name the folder that it points to"
-        )
+        raise UsageError("the output is a symbolic link", where=where, hint="name the folder that it points to")
     if source is not None and source.exists():
         inside, home = destination.resolve(), source.resolve()
         if inside == home or home in inside.parents or inside in home.parents:

@@ -39,9 +39,7 @@ class DeploycompError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, what: str, *, where: str | None = None, why: str | None = None, hint: str | None = None
-    ):
+    def __init__(self, what: str, *, where: str | None = None, why: str | None = None, hint: str | None = None):
         self.what, self.where, self.why, self.hint = what, where, why, hint
         super().__init__(what)
 

@@ -48,11 +48,7 @@ def model_names(recipe: Recipe, target: str) -> dict[str, str]:
     if recipe.layout == "default":
         names = {"export": "model_fp32.onnx", "int8": "model.onnx"}
         return {**names, last: "model.onnx"}
-    int8 = (
-        "model_quantized"
-        if recipe.layout == "transformers.js"
-        else f"model_qint8{_QINT8_SUFFIX.get(target, '')}"
-    )
+    int8 = "model_quantized" if recipe.layout == "transformers.js" else f"model_qint8{_QINT8_SUFFIX.get(target, '')}"
     fp = "model_fp16" if recipe.export.dtype == "fp16" else "model"
     return {"export": f"onnx/{fp}.onnx", "int8": f"onnx/{int8}.onnx"}
 

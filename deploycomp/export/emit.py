@@ -75,9 +75,7 @@ def _attention(
     return out.reshape(batch, length, heads, size), None
 
 
-def _mask(
-    *, mask_function: Callable[..., Any], attention_mask: Tensor | None = None, **kwargs: Any
-) -> Tensor | None:
+def _mask(*, mask_function: Callable[..., Any], attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
     """Hand a plain padding mask through in two dimensions; anything else (a sliding window) becomes a bias."""
     if mask_function is bidirectional_mask_function:
         return attention_mask
@@ -113,7 +111,8 @@ def emit_standard(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _attention_implementation(module: nn.Module, name: str) -> Iterator[None]:
-    configs = {id(each.config): each.config for each in module.modules() if hasattr(each, "config")}
+    found: list[Any] = [each.config for each in module.modules() if hasattr(each, "config")]
+    configs = {id(config): config for config in found}
     before = {key: config._attn_implementation for key, config in configs.items()}
     try:
         for config in configs.values():
@@ -134,10 +133,10 @@ def _fused_activations(module: nn.Module) -> Iterator[None]:
                 continue
             op, attributes = found
 
-            def forward(x: Tensor, op: str = op, attributes: dict[str, Any] = attributes) -> Tensor:
-                return _symbolic(op, (x,), attributes, x)
+            def forward(input: Tensor, op: str = op, attributes: dict[str, Any] = attributes) -> Tensor:
+                return _symbolic(op, (input,), attributes, input)
 
-            each.forward = forward
+            each.forward = forward  # an instance attribute: it stands before the class's method until it is deleted
             patched.append(each)
         yield
     finally:

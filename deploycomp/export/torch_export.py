@@ -163,9 +163,7 @@ def _name_dims(value: ir.Value, config: Export) -> None:
         return
     dims: list[int | str] = [dim if isinstance(dim, int) else "" for dim in value.shape]
     names = iter(
-        name
-        for name, fixed in (("batch", config.fixed.batch), ("sequence", config.fixed.sequence))
-        if fixed is None
+        name for name, fixed in (("batch", config.fixed.batch), ("sequence", config.fixed.sequence)) if fixed is None
     )
     value.shape = ir.Shape([dim if isinstance(dim, int) else next(names, "dim") for dim in dims])
 

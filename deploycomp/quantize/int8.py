@@ -140,11 +140,7 @@ def _linear(node: ir.Node, work: _Work) -> str | None:
     out = node.outputs[0]
     if node.op_type == "Gemm":
         attributes = {name: node.attributes[name].value for name in node.attributes}
-        if (
-            attributes.get("alpha", 1.0) != 1.0
-            or attributes.get("beta", 1.0) != 1.0
-            or attributes.get("transA", 0)
-        ):
+        if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0 or attributes.get("transA", 0):
             return "this Gemm scales or transposes its input"
         transposed = bool(attributes.get("transB", 0))
         bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -171,25 +167,17 @@ def _emit_linear(
     import onnx_ir as ir
 
     name = (node.name or node.op_type).rsplit("/", 1)[0]
-    shared = (
-        sum(1 for user, _ in x.uses() if user.op_type in ("MatMul", "Gemm")) > 1 or id(x) in work.activations
-    )
+    shared = sum(1 for user, _ in x.uses() if user.op_type in ("MatMul", "Gemm")) > 1 or id(x) in work.activations
     new: list[ir.Node] = []
     if work.fused and not shared:
         inputs = [x, weight, scale, None, bias] if bias is not None else [x, weight, scale]
-        new.append(
-            ir.node("DynamicQuantizeMatMul", inputs, domain=_CONTRIB, name=f"{name}/DynamicQuantizeMatMul")
-        )
+        new.append(ir.node("DynamicQuantizeMatMul", inputs, domain=_CONTRIB, name=f"{name}/DynamicQuantizeMatMul"))
     else:
         xq, xs, xz, extra = _activation(x, name, work)
         new += extra
         if work.fused:
-            inputs = (
-                [xq, weight, xs, scale, xz, None, bias] if bias is not None else [xq, weight, xs, scale, xz]
-            )
-            new.append(
-                ir.node("MatMulIntegerToFloat", inputs, domain=_CONTRIB, name=f"{name}/MatMulIntegerToFloat")
-            )
+            inputs = [xq, weight, xs, scale, xz, None, bias] if bias is not None else [xq, weight, xs, scale, xz]
+            new.append(ir.node("MatMulIntegerToFloat", inputs, domain=_CONTRIB, name=f"{name}/MatMulIntegerToFloat"))
         else:
             new += _standard_linear(name, xq, xs, xz, weight, scale, bias)
     result = new[-1].outputs[0]
@@ -342,13 +330,7 @@ def _facts(model: ir.Model, work: _Work) -> Facts:
         tensor = value.const_value
         if tensor is None:
             continue
-        kind = (
-            "int8"
-            if tensor.dtype.name == "INT8"
-            else "float"
-            if tensor.dtype.name.startswith("FLOAT")
-            else "other"
-        )
+        kind = "int8" if tensor.dtype.name == "INT8" else "float" if tensor.dtype.name.startswith("FLOAT") else "other"
         stored[kind] += tensor.nbytes
     return {
         "weight_bits": work.bits,

@@ -1,0 +1,59 @@
+# Two commands on a fresh machine with Python 3.11 and make: `make demo` and `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test check format test-compat bench-optimum bench-cost readme-table lock clean
+
+help:  ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+demo: $(VENV)/.installed-demo  ## Fine-tune an embedded real model, export it to INT8, show the report.
+	$(BIN)/deploycomp demo --output demo-output
+
+test: $(VENV)/.installed-dev  ## Run the test suite.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not compat" --numprocesses 2 --dist loadfile
+
+check: $(VENV)/.installed-dev  ## Lint, format, types, import direction.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev  ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-compat: $(VENV)/.installed-dev  ## Load our artifacts with optimum's ORTModel classes, in their own venv.
+	$(BIN)/python benchmarks/peer_venv.py
+	$(BIN)/python -m pytest -m compat tests/compat
+
+bench-optimum: $(VENV)/.installed-dev  ## Latency and accuracy against optimum's dynamic INT8, side by side.
+	$(BIN)/python benchmarks/against_optimum.py
+
+bench-cost: $(VENV)/.installed-dev  ## Time and memory of the export itself.
+	$(BIN)/python benchmarks/cost.py
+
+readme-table: $(VENV)/.installed-dev  ## Print the README's table.
+	$(BIN)/python benchmarks/readme_table.py
+
+lock: $(VENV)/.installed-dev  ## Write constraints.txt anew from this venv.
+	(sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//') > constraints.new
+	mv constraints.new constraints.txt
+
+clean:  ## Remove the venvs and everything the targets wrote.
+	rm -rf $(VENV) .venv-* demo-output .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/.installed-demo

@@ -1,0 +1,242 @@
+"""The grammar: what is written reads back, and what is wrong is said with its place and a remedy."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploycomp import recipe as module
+from deploycomp.errors import UsageError
+from deploycomp.recipe import (
+    MAX_RECIPE_BYTES,
+    TARGETS,
+    TASKS,
+    Benchmark,
+    Evaluate,
+    Export,
+    Fixed,
+    Int8,
+    Recipe,
+    find_recipes,
+)
+from tests.cli.made import ROOT
+
+# ------------------------------------------------------------ round trip
+
+POSITIVE = st.integers(1, 10**6)
+SOME = st.lists(POSITIVE, max_size=3).map(tuple)
+TEXT = st.text(st.characters(blacklist_categories=("Cs",)), max_size=30)
+FRACTION = st.floats(0, 1, allow_nan=False)
+
+EXPORTS = st.builds(
+    Export,
+    ops=st.sampled_from(["fused", "standard"]),
+    opset=st.integers(18, 23),
+    fixed=st.builds(Fixed, batch=st.none() | POSITIVE, sequence=st.none() | POSITIVE),
+    external_data_bytes=st.integers(0, 2**40),
+)
+INT8S = st.builds(Int8, weight_bits=st.sampled_from(["auto", 7, 8]), embeddings=st.booleans())
+STEPS = st.tuples(EXPORTS) | st.tuples(EXPORTS, INT8S)
+RECIPES = st.builds(
+    Recipe,
+    model=st.none() | TEXT,
+    revision=st.none() | TEXT,
+    task=st.sampled_from(["auto", *TASKS]),
+    target=st.sampled_from(TARGETS),
+    steps=STEPS,
+    evaluate=st.none()
+    | st.builds(
+        Evaluate,
+        data=TEXT,
+        split=st.none() | TEXT,
+        columns=st.dictionaries(TEXT, TEXT, max_size=3),
+        limit=st.none() | POSITIVE,
+        max_drop=st.none() | FRACTION,
+        batch_size=POSITIVE,
+    ),
+    benchmark=st.none()
+    | st.builds(
+        Benchmark,
+        batch_size=SOME,
+        sequence_length=SOME,
+        threads=SOME,
+        blocks=st.integers(2, 100),
+        block_seconds=st.floats(1e-6, 1e6),
+    ),
+    layout=st.sampled_from(["default", "transformers.js", "sentence-transformers"]),
+    keep_fp32=st.booleans(),
+)
+
+
+@settings(deadline=None)
+@given(RECIPES)
+def test_what_is_written_reads_back(recipe: Recipe):
+    assert Recipe.parse(recipe.to_yaml()) == recipe
+    assert Recipe.check(recipe.model_dump(mode="json")) == recipe
+    assert Recipe.parse(recipe.to_yaml()).to_yaml() == recipe.to_yaml()
+
+
+@settings(deadline=None)
+@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda data: data.decode("latin-1")))
+def test_any_text_is_a_recipe_or_a_usage_error(text: str):
+    with contextlib.suppress(UsageError):
+        Recipe.parse(text)
+
+
+def test_defaults_are_spelled_out():
+    text = Recipe(model="m").to_yaml()
+    assert "target: portable\n" in text
+    assert "opset: 18\n" in text
+    assert "max_drop" not in text  # nothing is judged without data
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().target = "cuda"  # type: ignore[misc]
+
+
+# ------------------------------------------------------------ refusals
+
+BAD = [
+    # not YAML, or not a mapping
+    ("a: [1, 2", "recipe:1:9", "not valid YAML", "expected ',' or ']'", None),
+    ("\t- a", "recipe:1:1", "not valid YAML", "'\\t' that cannot start any token", None),
+    ("\x00", "recipe", "not valid YAML", "special characters are not allowed", None),
+    ("", "recipe", "a recipe is a mapping", None, "deploycomp recipes"),
+    ("- step: export", "recipe", "a recipe is a mapping", None, "deploycomp recipes"),
+    ("a: 1\n---\nb: 2", "recipe:2:1", "not valid YAML", "another document", None),
+    ("[" * 5000, "recipe", "nested too deeply", None, None),
+    # YAML that does more than say
+    ("a: &x [1]\nb: *x", "recipe:2:4", "not valid YAML", "anchors and aliases are not allowed", None),
+    ("steps: &x\n - *x", "recipe:2:4", "not valid YAML", "anchors and aliases are not allowed", None),
+    ("!!python/object/apply:os.system [id]", "recipe:1:1", "not valid YAML", "could not determine a constructor", None),
+    ("{[1]: 2}", "recipe:1:2", "not valid YAML", "unhashable key", None),
+    ("target: cuda\ntarget: portable", "recipe:2:1", "not valid YAML", "'target' stands twice", None),
+    ("steps: [{step: export, opset: 18, opset: 20}]", "recipe:1:35", "not valid YAML", "'opset' stands twice", None),
+    # keys
+    ("stepps: []", "recipe: stepps", "Extra inputs", None, "did you mean 'steps'?"),
+    ("1: 2", "recipe: 1", "Keys should be strings", None, None),
+    ("limit: 3", "recipe: limit", "Extra inputs", None, "'limit' belongs to evaluate"),
+    ("benchmark: {batchsize: [1]}", "recipe: benchmark.batchsize", "Extra inputs", None, "did you mean 'batch_size'?"),
+    ("steps: [{step: export, opsett: 18}]", "recipe: steps.0.export.opsett", "Extra", None, "did you mean 'opset'?"),
+    ("zzz: 3", "recipe: zzz", "Extra inputs", None, "known keys: batch, batch_size"),
+    ("evaluate: {limit: 3}", "recipe: evaluate.data", "Field required", None, None),
+    # values
+    ("version: 2", "recipe: version", "should be 1", None, None),
+    ("target: x86", "recipe: target", "'portable'", None, None),
+    ("task: chat", "recipe: task", "'fill-mask'", None, None),
+    ("layout: flat", "recipe: layout", "'transformers.js'", None, None),
+    ("model: {a: b}", "recipe: model", "valid string", None, None),
+    ("model: 2020-01-01", "recipe: model", "valid string", None, None),
+    ("steps: 3", "recipe: steps", "valid tuple", None, None),
+    ("steps: [1]", "recipe: steps.0", "valid dictionary", None, None),
+    ("steps: [{}]", "recipe: steps.0", "discriminator 'step'", None, None),
+    ("steps: [{step: int9}]", "recipe: steps.0", "'int9' found using 'step' does not match", None, None),
+    ("steps: [{step: export, opset: 17}]", "recipe: steps.0.export.opset", "greater than or equal to 18", None, None),
+    ("steps: [{step: export, opset: 24}]", "recipe: steps.0.export.opset", "less than or equal to 23", None, None),
+    ("steps: [{step: export, ops: fast}]", "recipe: steps.0.export.ops", "'fused' or 'standard'", None, None),
+    ("steps: [{step: export, fixed: {batch: 0}}]", "recipe: steps.0.export.fixed.batch", "greater than", None, None),
+    ("steps: [{step: export}, {step: int8, weight_bits: 4}]", "recipe: steps.1.int8.weight_bits", "7 or 8", None, None),
+    ("evaluate: {data: a, max_drop: 5}", "recipe: evaluate.max_drop", "less than or equal to 1", None, None),
+    ("evaluate: {data: a, max_drop: -0.1}", "recipe: evaluate.max_drop", "greater than or equal to 0", None, None),
+    ("evaluate: {data: a, max_drop: .nan}", "recipe: evaluate.max_drop", "finite number", None, None),
+    ("evaluate: {data: a, limit: 0}", "recipe: evaluate.limit", "greater than", None, None),
+    ("benchmark: {block_seconds: .inf}", "recipe: benchmark.block_seconds", "finite number", None, None),
+    ("benchmark: {block_seconds: 0}", "recipe: benchmark.block_seconds", "greater than 0", None, None),
+    ("benchmark: {blocks: 1}", "recipe: benchmark.blocks", "greater than or equal to 2", None, None),
+    ("benchmark: {threads: [0]}", "recipe: benchmark.threads.0", "greater than or equal to 1", None, None),
+    # order
+    ("steps: []", "recipe", "exactly one 'export' step, this one has 0", None, None),
+    ("steps: [{step: int8}]", "recipe", "exactly one 'export' step, this one has 0", None, None),
+    ("steps: [{step: export}, {step: export}]", "recipe", "exactly one 'export' step, this one has 2", None, None),
+    ("steps: [{step: export}, {step: int8}, {step: int8}]", "recipe", "step 'int8' stands twice", None, None),
+    ("steps: [{step: int8}, {step: export}]", "recipe", "'int8' works on onnx and must come after", None, None),
+    ("steps: [{step: export, dtype: fp16}, {step: int8}]", "recipe", "use either dtype fp16 or int8", None, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "where", "what", "why", "hint"), BAD, ids=[each[0][:40] for each in BAD])
+def test_bad_recipes(text: str, where: str, what: str, why: str | None, hint: str | None):
+    with pytest.raises(UsageError) as caught:
+        Recipe.parse(text)
+    error = caught.value
+    assert error.exit_code == 2
+    assert error.where == where
+    assert what in error.what
+    assert (why is None and error.why is None) or (why is not None and error.why is not None and why in error.why)
+    assert (hint is None) == (error.hint is None)
+    assert hint is None or (error.hint is not None and error.hint.startswith(hint))
+
+
+def test_a_large_recipe_is_refused(tmp_path: Path):
+    text = "# " + "x" * MAX_RECIPE_BYTES + "\nversion: 1\n"
+    with pytest.raises(UsageError, match="at most 1,000,000 bytes"):
+        Recipe.parse(text)
+    (tmp_path / "large.yaml").write_text(text)
+    with pytest.raises(UsageError, match="at most 1,000,000 bytes"):
+        Recipe.read(tmp_path / "large.yaml")
+
+
+def test_a_huge_file_is_not_read_whole(tmp_path: Path):
+    with (tmp_path / "huge.yaml").open("wb") as file:
+        file.truncate(1 << 40)  # a terabyte that is not there
+    with pytest.raises(UsageError, match="at most 1,000,000 bytes"):
+        Recipe.read(tmp_path / "huge.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file"), (b"\xff\xfe\x00", "invalid start byte")],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, reason: str):
+    path = tmp_path / "my.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=reason) as caught:
+        Recipe.read(path)
+    assert caught.value.where == str(path)
+    assert caught.value.hint == "deploycomp recipes"
+
+
+def test_errors_name_the_file(tmp_path: Path):
+    (tmp_path / "my.yaml").write_text("taget: cuda")
+    with pytest.raises(UsageError, match="did you mean 'target'") as caught:
+        Recipe.read(tmp_path / "my.yaml")
+    assert caught.value.where == f"{tmp_path / 'my.yaml'}: taget"
+
+
+# ------------------------------------------------------------ the recipes that come along
+
+SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_shipped_recipes_parse_and_explain_themselves(path: Path):
+    recipe = Recipe.read(path)
+    assert recipe.model is None  # the user's
+    first, second, command, *_ = path.read_text(encoding="utf-8").splitlines()
+    assert first.startswith("# ")
+    assert 20 < len(first) < 121
+    assert first.endswith(".")
+    assert second == "#"
+    assert command.strip("# ").startswith(f"deploycomp export MODEL --recipe {path.stem}")
+
+
+def test_recipes_are_found_in_the_repository():
+    assert find_recipes() == {path.stem: path for path in SHIPPED}
+    assert {"fp32", "int8", "int8-here", "int8-guarded", "fp16-gpu"} <= set(find_recipes())
+
+
+def test_recipes_are_found_in_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = tmp_path / "deploycomp"
+    (package / "_recipes").mkdir(parents=True)
+    (package / "_recipes" / "int8.yaml").write_text("version: 1")
+    monkeypatch.setattr(module, "__file__", str(package / "recipe.py"))
+    assert find_recipes() == {"int8": package / "_recipes" / "int8.yaml"}
+    (package / "_recipes" / "int8.yaml").unlink()
+    (package / "_recipes").rmdir()
+    assert find_recipes() == {}
