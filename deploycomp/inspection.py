@@ -126,12 +126,12 @@ def _model(model: TorchModel) -> dict[str, Any]:
 
 def _parts(model: TorchModel) -> dict[str, int]:
     """Parameters by what they are for; every parameter is counted once."""
-    roles = {path: "embeddings" for path in model.anatomy.embeddings.values()}
+    roles = dict.fromkeys(model.anatomy.embeddings.values(), "embeddings")
     for layer in model.anatomy.layers:
         attention = (layer.q, layer.k, layer.v, layer.qkv, layer.o, *layer.relative)
         roles |= {path: "attention" for path in attention if path}
-        roles |= {path: "ffn" for path in (layer.ffn_in, layer.ffn_out)}
-        roles |= {path: "norms" for path in layer.norms}
+        roles |= dict.fromkeys((layer.ffn_in, layer.ffn_out), "ffn")
+        roles |= dict.fromkeys(layer.norms, "norms")
     parts: Counter[str] = Counter()
     for name, parameter in model.module.named_parameters():
         parts[roles.get(name.rpartition(".")[0], "head and other")] += parameter.numel()

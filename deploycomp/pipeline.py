@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from deploycomp import layout
 from deploycomp.artifact import Artifact, Staging, stage, translate_os_error
-from deploycomp.errors import UsageError
 from deploycomp.assess import source_predictor
+from deploycomp.errors import UsageError
 from deploycomp.onnxmodel import DATA_SUFFIX, Facts, file_bytes
 from deploycomp.recipe import Recipe
 from deploycomp.steps import STEPS, Context
@@ -267,7 +267,7 @@ def _evaluate(run: _Run, rows: Rows | None, manifest: dict[str, Any]) -> dict[st
 
 def _benchmark(run: _Run, manifest: dict[str, Any]) -> dict[str, Any] | None:
     """Measure source, FP32 graph and artifact side by side on this machine."""
-    from deploycomp.measure.benchmark import benchmark
+    from deploycomp.measure.benchmark import benchmark, ratios
     from deploycomp.measure.candidate import Candidate
 
     if run.recipe.benchmark is None:
@@ -277,7 +277,10 @@ def _benchmark(run: _Run, manifest: dict[str, Any]) -> dict[str, Any] | None:
     if fp32 is not None:
         candidates.append(Candidate("fp32", "onnx", fp32, None))
     candidates.append(Candidate("artifact", "onnx", run.staging.path, None))
-    return benchmark(candidates, run.recipe.benchmark, progress=run.say("measuring", 0.7))
+    result = benchmark(candidates, run.recipe.benchmark, progress=run.say("measuring", 0.7))
+    references = [each.name for each in candidates if each.name != "artifact"]
+    result["ratios"] = {name: ratios(result, "artifact", name) for name in references}
+    return result
 
 
 def _report(

@@ -71,10 +71,8 @@ def export(model: TorchModel, config: Export) -> tuple[OnnxModel, Facts]:
     """
     from deploycomp.models import forward_module
 
-    if config.dtype == "fp16":
-        forward = forward_module(copy.deepcopy(model)).half()
-    else:
-        forward = forward_module(model)
+    half = config.dtype == "fp16"
+    forward = forward_module(copy.deepcopy(model)).half() if half else forward_module(model)
     traced = _trace(_Outputs(forward), model, config)
     _tidy(traced, model, config)
     return OnnxModel(traced, model.task, model.inputs, model.outputs), _facts(traced, model, config)

@@ -149,7 +149,7 @@ def _linear(node: ir.Node, work: _Work) -> str | None:
         bias = next(value for value in add.inputs if value is not None and value.is_initializer())
         out = add.outputs[0]
     assert w is not None
-    quantized, scale = _weight(w, weight, transposed, node, work)
+    quantized, scale = _weight(w, weight.T if transposed else weight, 1, node, work)
     _emit_linear(node, add, x, quantized, scale, bias, out, work)
     return None
 
@@ -236,7 +236,7 @@ def _embedding(node: ir.Node, work: _Work) -> str | None:
     if weight.size < MIN_WEIGHTS:
         return f"{weight.size} values are too few to pay for a scale lookup (< {MIN_WEIGHTS})"
     assert table is not None
-    quantized, scale = _weight(table, weight, None, node, work)
+    quantized, scale = _weight(table, weight, 0, node, work)
     name = (node.name or node.op_type).rsplit("/", 1)[0]
     rows = ir.node("Gather", [quantized, index], {"axis": 0}, name=f"{name}/Gather")
     scales = ir.node("Gather", [scale, index], {"axis": 0}, name=f"{name}/GatherScale")
@@ -249,15 +249,14 @@ def _embedding(node: ir.Node, work: _Work) -> str | None:
 
 
 def _weight(
-    value: ir.Value, weight: Floats, transposed: bool | None, node: ir.Node, work: _Work
+    value: ir.Value, matrix: Floats, axis: Literal[0, 1], node: ir.Node, work: _Work
 ) -> tuple[ir.Value, ir.Value]:
-    """Quantize a stored matrix once, also where several nodes share it; *transposed* is None for a table by row."""
-    by_row = transposed is None
+    """Quantize a stored matrix once, also where several nodes share it, with scales along *axis*."""
+    by_row = axis == 0
     key = (id(value), by_row)
     if key in work.weights:
         return work.weights[key]
-    matrix = weight.T if transposed else weight
-    integers, scale = quantize_weight(matrix, bits=work.bits, axis=0 if by_row else 1)
+    integers, scale = quantize_weight(matrix, bits=work.bits, axis=axis)
     error = float(np.linalg.norm(integers * scale - matrix) / max(float(np.linalg.norm(matrix)), 1e-30))
     name = (value.name or "weight").removesuffix("_t")
     suffix = "_rows" if by_row else ""
@@ -268,7 +267,7 @@ def _weight(
         {
             "name": name.removesuffix(".weight"),
             "op": node.op_type,
-            "bytes_before": int(weight.nbytes),
+            "bytes_before": int(matrix.nbytes),
             "bytes_after": int(integers.nbytes + scale.nbytes),
             "error": round(error, 6),
         }

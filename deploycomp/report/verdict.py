@@ -113,25 +113,22 @@ def _quality_words(report: Report) -> str:
 
 
 def _slower(report: Report) -> Iterator[str]:
-    """INT8 or FP16 that loses to FP32, and any artifact that loses to the source."""
+    """INT8 or FP16 that loses to FP32, and any artifact that loses to the source: where the interval proves it."""
     for reference in [name for name in ("fp32", "source") if name in candidates(report)]:
         slower: dict[str, list[str]] = {}
         close: list[str] = []
-        for shape in shapes(report):
-            value = gain(report, reference, "artifact", shape)
-            before, after = latency(report, reference, shape), latency(report, "artifact", shape)
-            if value is None or value >= 1 or before is None or after is None:
-                continue
-            words = f"{shape_words(report, shape)} ({fmt.ratio(1 / value)})"
-            if block_range(after)[0] > block_range(before)[1]:
+        for entry in (report.get("benchmark") or {}).get("ratios", {}).get(reference, []):
+            shape = Shape(*(entry["cell"][key] for key in ("threads", "batch_size", "sequence_length")))
+            words = f"{shape_words(report, shape)} ({fmt.ratio(entry['ratio'])})"
+            if entry["verdict"] == "slower":
                 slower.setdefault(_why_slower(report, shape), []).append(words)
-            else:
+            elif entry["ratio"] > 1:
                 close.append(words)
         mine, other = label(report, "artifact"), label(report, reference)
         for why, where in slower.items():
             yield f"{mine} is slower than {other} on this machine at {_listed(where)}: {why}."
         if close:
-            noise = "the blocks of both overlap, so this is noise or no gain"
+            noise = "the interval of the ratio includes 1, so this is noise or no gain"
             yield f"{mine} is no faster than {other} at {_listed(close)}: {noise}."
 
 
