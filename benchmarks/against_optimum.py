@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -147,7 +146,7 @@ def table(result: Result) -> str:
         times = [fmt.milliseconds(latency[name, cell["threads"], *_shape(cell)]) for name in names]
         parts = [_ratio(result["ratios"][peer][index]) for peer in PEERS]
         lines.append(" | ".join([_cell(cell), *times, *parts]))
-    lines.append(" | ".join(["size", *_sizes(result, names)]))
+    lines.append(" | ".join(["size on disk", *_sizes(result, names)]))
     if result["evaluation"]:
         lines += _accuracy(result["evaluation"], names)
     return "\n".join(f"| {line} |" for line in lines)
@@ -233,7 +232,7 @@ def main() -> None:
     print("\n".join(f"slower: {each}" for each in lost) or "faster than optimum in every cell")
     pins = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
     pinned = dict(line.split("==") for line in pins if "==" in line)
-    write_json(asked.json, {"peer": pinned, "models": json.loads(json.dumps(results)), "slower": lost})
+    write_json(asked.json, {"peer": pinned, "models": results, "slower": lost})
     sys.exit(bool(lost))
 
 

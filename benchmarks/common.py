@@ -13,7 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BATCH_SIZES", "CELLS", "LENGTHS", "ROOT", "Real", "export_int8", "machine", "real_models", "say", "write_json"]
+__all__ = [
+    "BATCH_SIZES",
+    "CELLS",
+    "LENGTHS",
+    "ROOT",
+    "Real",
+    "export_int8",
+    "machine",
+    "real_models",
+    "say",
+    "write_json",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 

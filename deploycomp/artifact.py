@@ -187,7 +187,11 @@ class Staging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.root, ignore_errors=True)
+        try:
+            shutil.rmtree(self.root, ignore_errors=True)
+        except KeyboardInterrupt:  # in the middle of cleaning up: clean up first
+            shutil.rmtree(self.root, ignore_errors=True)
+            raise
 
     def seal(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Hash every file, then write the manifest, each synced to disk.
@@ -284,8 +288,11 @@ class Artifact:
 
     @property
     def model(self) -> Path:
-        """The deliverable ONNX file."""
-        return self.path / str(self.manifest["model"])
+        """The deliverable ONNX file, which must lie in the artifact: a manifest may come from anywhere."""
+        name = self.manifest.get("model")
+        if not isinstance(name, str) or not (self.path / name).resolve().is_relative_to(self.path.resolve()):
+            raise InputRefused(f"the manifest names no model in its folder: {name!r}", where=str(self.path))
+        return self.path / name
 
     @property
     def digest(self) -> str:

@@ -37,7 +37,12 @@ _TOKENIZER_FILES = (
     "spm.model",
     "sentencepiece.bpe.model",
 )
-_SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+_SENTENCE_FILES = {
+    "modules.json": "model",
+    "config_sentence_transformers.json": "model",
+    "sentence_bert_config.json": "encoder",
+}
+"""File of sentence-transformers → where it lies."""
 _PRIVATE_KEYS = ("_name_or_path",)
 """Keys of config.json that hold a path of the machine it was written on."""
 
@@ -53,29 +58,40 @@ def model_names(recipe: Recipe, target: str) -> dict[str, str]:
     return {"export": f"onnx/{fp}.onnx", "int8": f"onnx/{int8}.onnx"}
 
 
-def copy_side_files(source: Path, folder: Path, *, tokenizer: Any, layout: str) -> None:
+def copy_side_files(source: Path, folder: Path, *, encoder: Path, tokenizer: Any, layout: str) -> None:
     """Copy what a loader needs beside the graph: config, tokenizer, and the folders of sentence-transformers.
 
     Args:
         source: The checkpoint; it is only read.
         folder: The staged artifact.
+        encoder: Where its config and tokenizer are: *source* itself, or `0_Transformer` in it.
         tokenizer: The loaded tokenizer; its fast form is written where the checkpoint has none.
         layout: The recipe's layout.
     """
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((encoder / "config.json").read_text(encoding="utf-8"))
     for key in _PRIVATE_KEYS:
         config.pop(key, None)
     _write_json(folder / "config.json", config)
     for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+        if (encoder / name).is_file():
+            shutil.copyfile(encoder / name, folder / name)
     if not (folder / "tokenizer.json").exists():
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     if layout == "sentence-transformers":
-        for name in _SENTENCE_FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
-        for config_file in sorted(source.glob("*_*/config.json")):
+        _copy_sentence_files(source, folder, encoder)
+
+
+def _copy_sentence_files(source: Path, folder: Path, encoder: Path) -> None:
+    """Copy what sentence-transformers reads; an encoder in a folder of its own moves to the root, as its graph does."""
+    for name, home in _SENTENCE_FILES.items():
+        path = (encoder if home == "encoder" else source) / name
+        if path.is_file():
+            shutil.copyfile(path, folder / name)
+    if encoder != source:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        _write_json(folder / "modules.json", [{**modules[0], "path": ""}, *modules[1:]])
+    for config_file in sorted(source.glob("*_*/config.json")):
+        if config_file.parent != encoder:
             (folder / config_file.parent.name).mkdir()
             shutil.copyfile(config_file, folder / config_file.parent.name / "config.json")
 
@@ -105,5 +121,5 @@ def write_ort_config(folder: Path, recipe: Recipe, steps: list[dict[str, Any]], 
     _write_json(folder / "ort_config.json", config)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -58,8 +58,11 @@ def save_graph(model: ir.Model, path: Path, *, external_data_bytes: int, size: i
     """
     import onnx_ir as ir
 
-    external = path.name + DATA_SUFFIX if size > external_data_bytes else None
-    ir.save(model, path, external_data=external)
+    if size > external_data_bytes:
+        ir.save(model, path, external_data=path.name + DATA_SUFFIX)
+        return
+    ir.external_data.load_to_model(model)  # what an earlier step left on disk comes along
+    ir.save(model, path)
 
 
 def name_nodes_once(graph: ir.Graph) -> None:

@@ -6,6 +6,7 @@ leaves nothing behind; what is published has been verified, measured and sealed.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import shutil
 import time
@@ -64,6 +65,8 @@ class _Run:
     staging: Staging
     context: Context
     progress: Progress
+    value: Any = None
+    """What the next step works on: a `TorchModel`, then an `OnnxModel`; held only here, so that memory is freed."""
     started: float = field(default_factory=time.monotonic)
     steps: list[Facts] = field(default_factory=list[Facts])
     warnings: list[str] = field(default_factory=list[str])
@@ -118,15 +121,20 @@ def _walk(run: _Run) -> ExportResult:
     from deploycomp.models.load import load
 
     run.progress("loading the model", 0.05)
-    model = load(run.source, run.recipe.task)
-    rows = _rows(run.recipe, model)
-    manifest = _manifest(run, model)
-    source = _source_facts(model)
+    run.value = load(run.source, run.recipe.task)
+    rows = _rows(run.recipe, run.value)
+    manifest = _manifest(run, run.value)
+    source = _source_facts(run.value)
     with translate_os_error(run.staging.path):
-        layout.copy_side_files(run.source.path, run.staging.path, tokenizer=model.tokenizer, layout=run.recipe.layout)
-    manifest["signature"] = _steps(run, model)
-    del model
-    gc.collect()  # the weights go before the next sessions come
+        layout.copy_side_files(
+            run.source.path,
+            run.staging.path,
+            encoder=run.source.encoder,
+            tokenizer=run.value.tokenizer,
+            layout=run.recipe.layout,
+        )
+    with translate_os_error(run.staging.work):
+        manifest["signature"] = _steps(run)
     manifest = _seal(run, manifest)
     evaluation = _evaluate(run, rows, manifest)
     benchmark = _benchmark(run, manifest)
@@ -158,17 +166,28 @@ def _rows(recipe: Recipe, model: TorchModel) -> Rows | None:
     return rows
 
 
-def _steps(run: _Run, model: TorchModel) -> dict[str, Any]:
+def _steps(run: _Run) -> dict[str, Any]:
     """Walk the steps and return the signature of the last graph."""
-    value: Any = model
     for number, config in enumerate(run.recipe.steps):
         step = STEPS[type(config)]
         run.progress(config.step, 0.1 + 0.3 * number / len(run.recipe.steps))
         began = time.monotonic()
-        value, facts = step.apply(config, value, run.context)
-        step.ensure(config, value, facts, run.context)
+        run.value, facts = step.apply(config, run.value, run.context)
+        _free_memory()  # what the step replaced goes before a session comes
+        step.ensure(config, run.value, facts, run.context)
+        _free_memory()
         run.steps.append({"step": config.step, "seconds": round(time.monotonic() - began, 2), "facts": facts})
-    return value.signature()
+    signature = run.value.signature()
+    run.value = None
+    return signature
+
+
+def _free_memory() -> None:
+    """Collect what is dead and give it back to the system: glibc keeps freed blocks of the size of a weight."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _precision(recipe: Recipe) -> str:
@@ -217,7 +236,7 @@ def _seal(run: _Run, manifest: dict[str, Any]) -> dict[str, Any]:
     with translate_os_error(run.staging.path):
         for step in names:
             path = run.context.path(step)
-            if not path.exists() or (step != last and not run.recipe.keep_fp32):
+            if not path.exists():
                 continue
             place = run.staging.path / names[step]
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -235,7 +254,7 @@ def _fp32(run: _Run) -> Path | None:
     if run.recipe.steps[-1].step == "export":
         return None
     kept = run.staging.path / layout.model_names(run.recipe, run.context.target)["export"]
-    return kept if kept.exists() else run.context.path("export")
+    return kept if run.recipe.keep_fp32 else run.context.graph("export")
 
 
 def _evaluate(run: _Run, rows: Rows | None, manifest: dict[str, Any]) -> dict[str, Any] | None:
@@ -275,12 +294,22 @@ def _benchmark(run: _Run, manifest: dict[str, Any]) -> dict[str, Any] | None:
     candidates = [Candidate("source", "torch", run.source.path, str(manifest["task"]))]
     fp32 = _fp32(run)
     if fp32 is not None:
+        _describe(run, fp32)
         candidates.append(Candidate("fp32", "onnx", fp32, None))
     candidates.append(Candidate("artifact", "onnx", run.staging.path, None))
     result = benchmark(candidates, run.recipe.benchmark, progress=run.say("measuring", 0.7))
     references = [each.name for each in candidates if each.name != "artifact"]
     result["ratios"] = {name: ratios(result, "artifact", name) for name in references}
     return result
+
+
+def _describe(run: _Run, graph: Path) -> None:
+    """Put beside a graph in scratch what tells its vocabulary and longest row: all candidates get the same rows."""
+    if graph.is_relative_to(run.staging.work):
+        with translate_os_error(run.staging.work):
+            for name in ("config.json", "tokenizer_config.json"):
+                if (run.staging.path / name).exists():
+                    shutil.copyfile(run.staging.path / name, graph.parent / name)
 
 
 def _report(

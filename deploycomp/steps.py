@@ -39,8 +39,16 @@ class Context:
     parity: list[Facts] = field(default_factory=list[Facts])
 
     def path(self, step: str) -> Path:
-        """Where the graph that *step* makes lies: under its final name, which its external data refers to."""
+        """Where *step*'s graph lies if it will be delivered: under its final name, which external data refers to."""
         return self.work / step / Path(model_names(self.recipe, self.target)[step]).name
+
+    def graph(self, step: str) -> Path:
+        """*step*'s graph on disk, delivered or not."""
+        return self.path(step) if self.path(step).exists() else self.work / step / "graph.onnx"
+
+    def delivers(self, step: str) -> bool:
+        """Whether *step*'s graph becomes part of the artifact."""
+        return step == self.recipe.steps[-1].step or (step == "export" and self.recipe.keep_fp32)
 
 
 class Step(Protocol):
@@ -72,7 +80,7 @@ class ExportStep:
             )
 
     def apply(self, config: Export, model: TorchModel, context: Context) -> tuple[OnnxModel, Facts]:
-        """Record the reference answers, then trace."""
+        """Record the reference answers, trace, and let go of the torch weights."""
         from deploycomp.export import export
 
         if config.fixed.sequence is not None and config.fixed.sequence > model.max_length:
@@ -81,7 +89,10 @@ class ExportStep:
                 hint=f"--fixed sequence={model.max_length}",
             )
         context.reference = _record(model, config)
-        return export(model, config)
+        onnx, facts = export(model, config)
+        settled = _settle(onnx, context)
+        model.release()
+        return settled, facts
 
     def ensure(self, config: Export, model: OnnxModel, facts: Facts, context: Context) -> None:
         """Run the graph at shapes it was not traced at."""
@@ -143,14 +154,32 @@ def _record(model: TorchModel, config: Export) -> Reference:
     return Reference.record(model.run, probes, model.outputs, note)
 
 
+def _settle(model: OnnxModel, context: Context) -> OnnxModel:
+    """Write the traced graph with its weights beside it and read it back lazily.
+
+    The weights in memory belong to the torch model; from here on they are mapped from disk, so that no later step holds
+    them twice.
+    """
+    import onnx_ir as ir
+
+    path = context.graph("export")
+    path.parent.mkdir()
+    save_graph(model.model, path, external_data_bytes=0, size=model.nbytes)
+    for value in model.model.graph.initializers.values():
+        value.const_value = None  # the tracer keeps the graph alive; it need not keep the weights too
+    return OnnxModel(ir.load(path), model.task, model.inputs, model.outputs)
+
+
 def _save_and_check(step: str, precision: str, model: OnnxModel, context: Context) -> None:
-    """Write the step's graph, open it as the target would, and compare its answers."""
+    """Write the graph as it will be delivered, open it as the target would, and compare its answers."""
     from deploycomp.evaluate.parity import check
     from deploycomp.runtime.session import open_session, runner
 
-    path = context.path(step)
-    path.parent.mkdir()
-    save_graph(model.model, path, external_data_bytes=context.recipe.export.external_data_bytes, size=model.nbytes)
+    if context.delivers(step):
+        path, limit = context.path(step), context.recipe.export.external_data_bytes
+        path.parent.mkdir(exist_ok=True)
+        save_graph(model.model, path, external_data_bytes=limit, size=model.nbytes)
+    path = context.graph(step)
     assert context.reference is not None
-    session = open_session(path)
-    context.parity.append(check(runner(session, model=path), context.reference, precision, stage=step))
+    run = runner(open_session(path), model=path)
+    context.parity.append(check(run, context.reference, precision, stage=step))

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -288,6 +289,21 @@ def test_what_breaks_inside_leaves_nothing(tmp_path: Path, error: BaseException)
     assert entries(tmp_path / "new") == []
 
 
+def test_ctrl_c_while_cleaning_up_cleans_up_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    remove, calls = shutil.rmtree, []
+
+    def interrupted(path: Path, **options: Any) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(tmp_path / "out", PAYLOAD)
+    assert entries(tmp_path) == ["out"]
+
+
 class Disk:
     """Counts everything that writes to the disk, and fails the Nth time."""
 
@@ -509,6 +525,13 @@ def test_manifests_that_are_refused(made: Artifact, text: str | None, reason: st
         (made.path / MANIFEST).write_text(text)
     with pytest.raises(InputRefused, match=reason):
         Artifact.open(made.path).verify()
+
+
+@pytest.mark.parametrize("name", [None, 3, "../model.onnx", "/etc/passwd", "onnx/../../x"])
+def test_a_manifest_that_names_a_model_elsewhere_is_refused(made: Artifact, name: object):
+    elsewhere = Artifact(made.path, {**made.manifest, "model": name})
+    with pytest.raises(InputRefused, match="names no model in its folder"):
+        _ = elsewhere.model
 
 
 def test_a_huge_manifest_is_not_read(made: Artifact, monkeypatch: pytest.MonkeyPatch):

@@ -45,6 +45,10 @@ def test_two_graphs_never_share_a_name(layout: Layout, target: str):
     assert len(set(names.values())) == len(names)
 
 
+def side_files(source: Path, folder: Path, *, layout: str = "default", encoder: Path | None = None) -> None:
+    copy_side_files(source, folder, encoder=encoder or source, tokenizer=FakeTokenizer(), layout=layout)
+
+
 class FakeTokenizer:
     """Stands for a loaded tokenizer where only its saving matters."""
 
@@ -73,14 +77,14 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_only_what_a_loader_needs_is_copied(tmp_path: Path, checkpoint: Path, layout: str):
     before = files(checkpoint)
     (tmp_path / "out").mkdir()
-    copy_side_files(checkpoint, tmp_path / "out", tokenizer=FakeTokenizer(), layout=layout)
+    side_files(checkpoint, tmp_path / "out", layout=layout)
     assert set(files(tmp_path / "out")) == {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"}
     assert files(checkpoint) == before
 
 
 def test_paths_of_the_machine_are_left_out(tmp_path: Path, checkpoint: Path):
     (tmp_path / "out").mkdir()
-    copy_side_files(checkpoint, tmp_path / "out", tokenizer=FakeTokenizer(), layout="default")
+    side_files(checkpoint, tmp_path / "out")
     text = (tmp_path / "out" / "config.json").read_text(encoding="utf-8")
     assert "secret" not in text
     assert "grün" in text
@@ -89,19 +93,42 @@ def test_paths_of_the_machine_are_left_out(tmp_path: Path, checkpoint: Path):
 def test_a_fast_tokenizer_is_copied_as_it_is(tmp_path: Path, checkpoint: Path):
     (tmp_path / "out").mkdir()
     (checkpoint / "tokenizer.json").write_text("mine")
-    copy_side_files(checkpoint, tmp_path / "out", tokenizer=FakeTokenizer(), layout="default")
+    side_files(checkpoint, tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "mine"
 
 
 def test_sentence_transformers_get_their_folders(tmp_path: Path, checkpoint: Path):
     (tmp_path / "out").mkdir()
-    copy_side_files(checkpoint, tmp_path / "out", tokenizer=FakeTokenizer(), layout="sentence-transformers")
+    side_files(checkpoint, tmp_path / "out", layout="sentence-transformers")
     assert set(files(tmp_path / "out")) >= {
         "modules.json",
         "config_sentence_transformers.json",
         "sentence_bert_config.json",
         "1_Pooling/config.json",
     }
+
+
+def test_an_encoder_in_a_folder_moves_to_the_root(tmp_path: Path, checkpoint: Path):
+    (tmp_path / "out").mkdir()
+    encoder = checkpoint / "0_Transformer"
+    encoder.mkdir()
+    for name in ("config.json", "tokenizer_config.json", "vocab.txt", "sentence_bert_config.json"):
+        (checkpoint / name).rename(encoder / name)
+    modules = [{"idx": 0, "path": "0_Transformer"}, {"idx": 1, "path": "1_Pooling"}]
+    (checkpoint / "modules.json").write_text(json.dumps(modules))
+    side_files(checkpoint, tmp_path / "out", layout="sentence-transformers", encoder=encoder)
+    assert set(files(tmp_path / "out")) == {
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+        "modules.json",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+        "1_Pooling/config.json",
+    }
+    written = json.loads((tmp_path / "out" / "modules.json").read_text())
+    assert [each["path"] for each in written] == ["", "1_Pooling"]
 
 
 def ort_config(folder: Path, steps: list[dict[str, Any]], *, external: bool = False) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -148,6 +148,7 @@ def export(
 
     with SINK.progress() as progress:
         result = export_model(full, output or default_output(full), overwrite=overwrite, progress=progress)
+    SINK.written = result.artifact.path
     from deploycomp.report.table import plain_lines, summary_table
 
     report, folder = result.report, _short(result.artifact.path)
@@ -215,18 +216,20 @@ def benchmark(
     options.output_mode(json=json, quiet=quiet, verbose=verbose)
     from deploycomp.assess import candidates_from
     from deploycomp.measure.benchmark import benchmark as run
-    from deploycomp.recipe import Benchmark
+    from deploycomp.recipe import Recipe
 
-    settings = {
+    given = {
         "batch_size": options.integers(batch_size, "--batch-size"),
         "sequence_length": options.integers(sequence_length, "--sequence-length"),
         "threads": options.integers(threads, "--threads"),
         "blocks": blocks,
         "block_seconds": block_seconds,
     }
-    known: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    known = {name: value for name, value in given.items() if value is not None}
+    settings = Recipe.check({"benchmark": known}, where="command line").benchmark
+    assert settings is not None
     with SINK.progress() as progress:
-        result = run(candidates_from(candidates), Benchmark(**known), progress=progress)
+        result = run(candidates_from(candidates), settings, progress=progress)
     from deploycomp.report import benchmark_tables
 
     SINK.result(result, *benchmark_tables(result))
@@ -271,10 +274,10 @@ def recipes(
 ) -> None:
     """List the recipes that come with deploycomp, or print one."""
     options.output_mode(json=json, quiet=quiet, verbose=verbose)
-    from deploycomp.cli.recipes import list_recipes, read_named
+    from deploycomp.cli.recipes import list_recipes, recipe_text
 
     if name is not None:
-        text = read_named(name).read_text(encoding="utf-8")
+        text = recipe_text(name)
         SINK.result({"name": name, "recipe": text}, text)
         return
     found = list_recipes()
@@ -294,6 +297,7 @@ def demo(
     options.output_mode(json=json, quiet=quiet, verbose=verbose)
     from deploycomp.demo.train import prepare
 
+    SINK.written = output
     with SINK.progress() as progress:
         ready = prepare(output, progress=progress)
     SINK.note(

@@ -7,6 +7,7 @@ document, also when the command fails.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -15,12 +16,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
-from deploycomp.errors import DeploycompError, EnvironmentFailed, Interrupted
+from deploycomp.errors import DeploycompError, EnvironmentFailed, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -41,20 +43,22 @@ class Sink:
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+    written: Path | None = None
+    """What this command has published, or writes piece by piece: an interruption must not deny it."""
 
     @functools.cached_property
     def out(self) -> Console:
         """The console for results."""
         from rich.console import Console
 
-        return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        return Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 
     @functools.cached_property
     def err(self) -> Console:
         """The console for everything else."""
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        return Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
     def result(self, data: Any, *human: RenderableType) -> None:
         """Print a result: as JSON, or as the given renderables unless quiet."""
@@ -119,7 +123,8 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt as error:
             code = error.exit_code if isinstance(error, Interrupted) else Interrupted().exit_code
             if not SINK.json:
-                SINK.err.print("interrupted: nothing was written", style="bold")
+                end = f"; see {_printable(str(SINK.written))}" if SINK.written else ": nothing was written"
+                SINK.err.print(f"interrupted{end}", style="bold", markup=False)
             raise typer.Exit(code) from None
         except MemoryError:
             failure = EnvironmentFailed("memory ran out", hint="close other programs, or take a larger machine")
@@ -129,6 +134,9 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                SINK.error(UsageError("a path is too long for this system", where=str(error.filename)))
+                raise typer.Exit(UsageError.exit_code) from None
             _bug(error)
             raise typer.Exit(BUG) from None
 

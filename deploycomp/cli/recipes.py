@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from deploycomp.errors import UsageError
 from deploycomp.recipe import Recipe, find_recipes
 
-__all__ = ["build_recipe", "default_output", "list_recipes", "read_named"]
+__all__ = ["build_recipe", "default_output", "list_recipes", "read_named", "recipe_text"]
 
 Values = dict[str, Any]
 
@@ -99,6 +100,19 @@ def read_named(recipe: str) -> Path:
     )
 
 
+def recipe_text(recipe: str) -> str:
+    """Return a recipe as it is written, or in full what an artifact stored.
+
+    Raises:
+        UsageError: There is none, or the file is not one.
+    """
+    path = read_named(recipe)
+    if path.name == "deploycomp.json":
+        return Recipe.check(_base(recipe), where=str(path)).to_yaml()
+    Recipe.read(path)
+    return path.read_text(encoding="utf-8")
+
+
 def list_recipes() -> dict[str, str]:
     """Return each shipped recipe with the first line that explains it."""
     return {
@@ -109,8 +123,8 @@ def list_recipes() -> dict[str, str]:
 
 def default_output(recipe: Recipe) -> Path:
     """Name the output after the model and what it becomes: `my-model-int8`."""
-    name = Path(recipe.model or "model").absolute().name if Path(recipe.model or "").exists() else None
-    name = name or (recipe.model or "model").split("/")[-1]
+    model = recipe.model or "model"
+    name = Path(os.path.normpath(Path(model).absolute())).name or model
     int8 = any(step.step == "int8" for step in recipe.steps)
     return Path(f"{name}-{'int8' if int8 else recipe.export.dtype}")
 

@@ -94,6 +94,11 @@ class TorchModel:
             results = dict(zip(self.outputs, forward_module(self)(*tensors), strict=True))
         return [results[name].numpy() for name in outputs]
 
+    def release(self) -> None:
+        """Let go of the weights, whoever still refers to the module: torch's tracer keeps what it traced."""
+        for parameter in self.module.parameters():
+            parameter.data = torch.empty(0, dtype=parameter.dtype)
+
 
 def forward_module(model: TorchModel) -> nn.Module:
     """Return a module from plain tensors to plain tensors, in the order of `model.inputs` and `model.outputs`.

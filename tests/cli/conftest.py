@@ -42,3 +42,4 @@ def run() -> Iterator[Callable[..., Ran]]:
     yield call
     signal.signal(signal.SIGTERM, before)
     SINK.json = SINK.quiet = SINK.verbose = False
+    SINK.written = None

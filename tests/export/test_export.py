@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from deploycomp.errors import InputRefused, UsageError, VerificationFailed
+from deploycomp.export import export
 from deploycomp.models import resolve
 from deploycomp.models.load import load
 from deploycomp.onnxmodel import OnnxModel
@@ -45,18 +46,18 @@ def build(folder: Path, arch: str = "bert", task: str = "text-classification", *
 def test_every_architecture_and_task(arch: str, task: str, tmp_path: Path):
     model = build(tmp_path, arch, task)
     recipe = Recipe(steps=(Export(), Int8()))
-    onnx, (export, int8), context = run_steps(model, recipe, tmp_path / "work")
+    onnx, (exported, int8), context = run_steps(model, recipe, tmp_path / "work")
     assert [each["stage"] for each in context.parity] == ["export", "int8"]
     assert set(context.parity[0]["outputs"]) == set(model.outputs)
     layers = len(model.anatomy.layers)
     if arch in UNFUSED:
-        assert export["unfused_attention"] == layers
-        assert "does not go through transformers' attention interface" in export["notes"][0]
+        assert exported["unfused_attention"] == layers
+        assert "does not go through transformers' attention interface" in exported["notes"][0]
     else:
-        assert export["fused"]["MultiHeadAttention"] == layers
-        assert export["unfused_attention"] == 0
-        assert export["notes"] == []
-    assert export["fused"].get("Gelu", 0) + export["fused"].get("FastGelu", 0) >= layers
+        assert exported["fused"]["MultiHeadAttention"] == layers
+        assert exported["unfused_attention"] == 0
+        assert exported["notes"] == []
+    assert exported["fused"].get("Gelu", 0) + exported["fused"].get("FastGelu", 0) >= layers
     done, seen = int8["nodes"]["MatMul"]
     assert 0 < done <= seen
     left = [each for each in int8["left_in_float"] if each["op"] == "MatMul"]
@@ -115,11 +116,11 @@ def test_swapped_outputs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("arch", ["bert", "modernbert", "deberta-v3"])
 def test_standard_writes_only_ai_onnx(arch: str, tmp_path: Path):
     model = build(tmp_path, arch)
-    onnx, (export, _), _ = run_steps(model, Recipe(steps=(Export(ops="standard"), Int8())), tmp_path / "work")
+    onnx, (exported, _), _ = run_steps(model, Recipe(steps=(Export(ops="standard"), Int8())), tmp_path / "work")
     assert {node.domain for node in onnx.model.graph} == {""}
     assert set(onnx.model.opset_imports) == {""}
-    assert export["fused"] == {}
-    assert "as asked (--ops standard)" in export["notes"][0]
+    assert exported["fused"] == {}
+    assert "as asked (--ops standard)" in exported["notes"][0]
 
 
 @pytest.mark.parametrize("opset", [20, 23])
@@ -203,7 +204,7 @@ def test_the_source_model_is_left_as_it_was(tmp_path: Path):
     feeds = dict.fromkeys(model.inputs, np.ones((2, 5), np.int64))
     before = model.run(feeds, model.outputs)
     implementation = model.config._attn_implementation
-    run_steps(model, Recipe(), tmp_path / "work")
+    export(model, Export())
     assert model.config._attn_implementation == implementation
     assert np.array_equal(before[0], model.run(feeds, model.outputs)[0])
 
