@@ -1,1 +1,50 @@
-"""Offline model compression, export and measurement for fine-tuned transformers."""
+"""Offline compression, ONNX export and honest measurement for fine-tuned transformers.
+
+    import deploycomp
+    result = deploycomp.export_model(deploycomp.Recipe(model="my-model"), Path("out"))
+    predict = deploycomp.Predictor.load("out")
+
+Names are imported when they are first used: `import deploycomp` loads nothing, and `Predictor` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploycomp.artifact import Artifact
+    from deploycomp.assess import judge
+    from deploycomp.errors import DeploycompError
+    from deploycomp.inspection import inspect_path
+    from deploycomp.pipeline import ExportResult, export_model
+    from deploycomp.recipe import Recipe
+    from deploycomp.runtime.predictor import Predictor
+
+__all__ = [
+    "Artifact",
+    "DeploycompError",
+    "ExportResult",
+    "Predictor",
+    "Recipe",
+    "export_model",
+    "inspect_path",
+    "judge",
+]
+
+_HOME = {
+    "Artifact": "artifact",
+    "DeploycompError": "errors",
+    "ExportResult": "pipeline",
+    "Predictor": "runtime.predictor",
+    "Recipe": "recipe",
+    "export_model": "pipeline",
+    "inspect_path": "inspection",
+    "judge": "assess",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -54,7 +54,9 @@ def sentence_transformers(case: dict[str, Any], target: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(case["folder"], backend="onnx", model_kwargs=case["options"])
-    np.savez(target, **{"out.sentence_embedding": model.encode(case["texts"])})
+    named: dict[str, Any] = {}
+    named["out.sentence_embedding"] = model.encode(case["texts"])
+    np.savez(target, **named)
 
 
 if __name__ == "__main__":
