@@ -61,8 +61,56 @@ def save_graph(model: ir.Model, path: Path, *, external_data_bytes: int, size: i
     if size > external_data_bytes:
         ir.save(model, path, external_data=path.name + DATA_SUFFIX)
         return
-    ir.external_data.load_to_model(model)  # what an earlier step left on disk comes along
-    ir.save(model, path)
+    _stream(model, path)
+
+
+_LENGTH_DELIMITED = 2
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+"""Field numbers of ModelProto.graph, GraphProto.initializer and TensorProto.raw_data (onnx.proto)."""
+
+
+def _stream(model: ir.Model, path: Path) -> None:
+    """Write one file tensor by tensor: a protobuf of all weights would hold them in memory three times.
+
+    The graph is serialized without its weights; each weight follows as one more field of the graph, which protobuf
+    allows in any order, its bytes copied straight from where they lie.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    values = list(model.graph.initializers.values())
+    model.graph.initializers.clear()
+    try:
+        proto = ir.to_proto(model)
+    finally:
+        for value in values:
+            model.graph.initializers.add(value)
+    tensors: list[Any] = [value.const_value for value in values]
+    heads: list[bytes] = []
+    for value, tensor in zip(values, tensors, strict=True):
+        about = onnx.TensorProto(name=value.name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
+        body = about.SerializeToString(deterministic=True) + _field(_RAW_DATA, tensor.nbytes)
+        heads.append(_field(_INITIALIZER, len(body) + tensor.nbytes) + body)
+    rest = proto.graph.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    weights = sum(len(head) + tensor.nbytes for head, tensor in zip(heads, tensors, strict=True))
+    with path.open("wb") as file:
+        file.write(proto.SerializeToString(deterministic=True))
+        file.write(_field(_GRAPH, len(rest) + weights) + rest)
+        for head, tensor in zip(heads, tensors, strict=True):
+            file.write(head)
+            tensor.tofile(file)
+
+
+def _field(number: int, length: int) -> bytes:
+    """The head of a length-delimited protobuf field: tag and length, both as varints."""
+    out = bytearray()
+    for value in (number << 3 | _LENGTH_DELIMITED, length):
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        out.append(value)
+    return bytes(out)
 
 
 def name_nodes_once(graph: ir.Graph) -> None:

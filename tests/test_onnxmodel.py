@@ -73,3 +73,31 @@ def test_node_names_become_unique_and_stay_where_they_were_unique(names: list[st
     assert all(named)
     for name in set(names) - {None}:
         assert name in named
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8", "int64", "float16", "uint8"])
+@pytest.mark.parametrize("large", [1, 200_000])
+def test_the_streamed_file_is_an_ordinary_onnx_file(tmp_path: Path, kind: str, large: int):
+    import onnx
+
+    model = linear()
+    more = np.arange(large).astype(kind).reshape(1, large)
+    model.model.graph.register_initializer(ir.Value(name="more", const_value=ir.tensor(more, name="other name")))
+    save_graph(model.model, tmp_path / "a.onnx", external_data_bytes=10**9, size=model.nbytes)
+    assert set(model.model.graph.initializers) == {"w", "more"}
+    proto = onnx.load(tmp_path / "a.onnx")
+    onnx.checker.check_model(proto)
+    found = {each.name: onnx.numpy_helper.to_array(each) for each in proto.graph.initializer}
+    assert np.array_equal(found["w"], WEIGHT)
+    assert np.array_equal(found["more"], more)
+    assert found["more"].dtype == more.dtype
+    assert np.array_equal(run(tmp_path / "a.onnx"), WEIGHT)
+
+
+def test_a_graph_read_lazily_is_written_whole(tmp_path: Path):
+    model = linear()
+    (tmp_path / "one").mkdir()
+    save_graph(model.model, tmp_path / "one" / "m.onnx", external_data_bytes=0, size=model.nbytes)
+    save_graph(ir.load(tmp_path / "one" / "m.onnx"), tmp_path / "m.onnx", external_data_bytes=10**9, size=48)
+    (tmp_path / "one" / "m.onnx.data").unlink()
+    assert np.array_equal(run(tmp_path / "m.onnx"), WEIGHT)

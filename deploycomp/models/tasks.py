@@ -18,7 +18,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "token-classification": ("logits",),
     "question-answering": ("start_logits", "end_logits"),
     "feature-extraction": ("last_hidden_state",),
-    "sentence-similarity": ("token_embeddings", "sentence_embedding"),
+    "sentence-similarity": ("last_hidden_state", "sentence_embedding"),
     "fill-mask": ("logits",),
 }
 """Names of a task's outputs, in order."""

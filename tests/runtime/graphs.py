@@ -33,7 +33,7 @@ OUTPUTS = {
     "token-classification": ["logits"],
     "question-answering": ["start_logits", "end_logits"],
     "feature-extraction": ["last_hidden_state"],
-    "sentence-similarity": ["token_embeddings", "sentence_embedding"],
+    "sentence-similarity": ["last_hidden_state", "sentence_embedding"],
     "fill-mask": ["logits"],
 }
 
@@ -102,7 +102,7 @@ class NumpyRun:
         if self.task == "question-answering":
             outputs = {"start_logits": tokens[..., 0], "end_logits": tokens[..., 1]}
         elif self.task == "sentence-similarity":
-            outputs = {"token_embeddings": tokens, "sentence_embedding": mean}
+            outputs = {"last_hidden_state": tokens, "sentence_embedding": mean}
         else:
             outputs = {OUTPUTS[self.task][0]: mean if self.task == "text-classification" else tokens}
         return [outputs[name] for name in names]
