@@ -10,6 +10,7 @@ Names are imported when they are first used: `import deploycomp` loads nothing, 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ __all__ = [
     "inspect_path",
     "judge",
 ]
+
+# ONNX Runtime's Linux wheels report usage to their maker unless this is set before they are imported. Nothing that runs
+# here may call home; whoever wants it sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
     "Artifact": "artifact",

@@ -1,7 +1,7 @@
 """Every error that deploycomp raises on purpose, with the exit code of each.
 
     DeploycompError
-    ├── GateFailed           1   a goal was broken, and that is proven (accuracy, latency, memory, size)
+    ├── GateFailed           1   a goal is broken by what was measured (accuracy; latency, memory and size in the gate)
     ├── UsageError           2   the command line or the recipe is wrong
     ├── InputRefused         3   the input is corrupt, unsafe or unsupported
     ├── VerificationFailed   4   the result does not do what the source does
@@ -63,7 +63,7 @@ class DeploycompError(Exception):
 
 
 class GateFailed(DeploycompError):
-    """A goal was broken, and the measurement proves it."""
+    """A goal is broken by what was measured; the message holds the interval."""
 
     exit_code = 1
 

@@ -136,7 +136,9 @@ def _walk(run: _Run) -> ExportResult:
     with translate_os_error(run.staging.work):
         manifest["signature"] = _steps(run)
     manifest = _seal(run, manifest)
+    run.warnings += _elsewhere(run.context.target, measured=run.recipe.benchmark is not None)
     evaluation = _evaluate(run, rows, manifest)
+    _free_memory()  # a session that is alive spins, and would be measured
     benchmark = _benchmark(run, manifest)
     report = _report(run, manifest, source, evaluation, benchmark)
     run.progress("publishing", 1.0)
@@ -249,6 +251,20 @@ def _seal(run: _Run, manifest: dict[str, Any]) -> dict[str, Any]:
     return run.staging.seal({**manifest, "steps": facts, "parity": run.context.parity})
 
 
+def _elsewhere(target: str, *, measured: bool) -> list[str]:
+    """Say aloud what could not be done here because the target is another kind of machine."""
+    from deploycomp.runtime.cpu import fulfils, resolve_target
+
+    here = resolve_target("auto")
+    if fulfils(here, target):
+        return []
+    if target == "cuda":
+        done = "Answers were checked on the CPU, and latency was not measured"
+    else:
+        done = "Answers were checked" + (" and latency was measured" if measured else "") + " here all the same"
+    return [f"The target {target} is not this machine ({here}). {done}: check it again on the target."]
+
+
 def _fp32(run: _Run) -> Path | None:
     """The FP32 graph that the artifact is compared with, where the artifact is not that graph itself."""
     if run.recipe.steps[-1].step == "export":
@@ -273,7 +289,9 @@ def _evaluate(run: _Run, rows: Rows | None, manifest: dict[str, Any]) -> dict[st
     predictors = {"source": source}
     for name, path in (("fp32", _fp32(run)), ("artifact", run.staging.path / str(manifest["model"]))):
         if path is not None:
-            predictors[name] = Predictor(source.tokenizer, manifest, runner(open_session(path), model=path))
+            predictors[name] = Predictor(
+                source.tokenizer, manifest, runner(open_session(path, spinning=False), model=path)
+            )
     return evaluate_candidates(
         predictors,
         rows,
@@ -289,8 +307,8 @@ def _benchmark(run: _Run, manifest: dict[str, Any]) -> dict[str, Any] | None:
     from deploycomp.measure.benchmark import benchmark, ratios
     from deploycomp.measure.candidate import Candidate
 
-    if run.recipe.benchmark is None:
-        return None
+    if run.recipe.benchmark is None or run.context.target == "cuda":
+        return None  # a GPU's artifact is not measured on a CPU; measuring on GPUs is the benchmark's own issue
     candidates = [Candidate("source", "torch", run.source.path, str(manifest["task"]))]
     fp32 = _fp32(run)
     if fp32 is not None:

@@ -70,6 +70,9 @@ Layout = Literal["default", "transformers.js", "sentence-transformers"]
 MAX_RECIPE_BYTES = 1_000_000
 """A recipe is written by hand; anything larger is not one (and YAML anchors can explode)."""
 
+_LINE_BREAKS = "\x85\u2028\u2029"
+"""PyYAML writes them as they are and reads them as ends of lines; in a name they are escaped."""
+
 DEFAULT_EXTERNAL_DATA_BYTES = 1_500_000_000
 """Protobuf ends at 2 GiB; optimizers need head room below it (onnx#4394, onnxruntime#12882)."""
 
@@ -179,7 +182,11 @@ class Recipe(_Strict):
 
     def to_yaml(self) -> str:
         """Write the full recipe, every default spelled out, as YAML that `Recipe.parse` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        data = self.model_dump(mode="json")
+        text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        if any(each in text for each in _LINE_BREAKS):
+            text = yaml.safe_dump(data, sort_keys=False, allow_unicode=False)
+        return text
 
     @staticmethod
     def parse(text: str, *, where: str = "recipe") -> Recipe:

@@ -263,10 +263,6 @@ def test_two_runs_give_the_same_bytes(twice: list[Path], artifact: Artifact):
     assert payloads[0] == payloads[1] == payloads[2]
 
 
-@pytest.mark.xfail(
-    reason="onnxruntime 1.31 on Linux sends telemetry and keeps a device id: ORT_DISABLE_TELEMETRY=1 is not set",
-    strict=True,
-)
 def test_nothing_is_written_elsewhere(twice: list[Path]):
     for place in twice:
         assert made.entries(place) == ["home", "out", "tmp", "work"]

@@ -87,6 +87,12 @@ def test_any_text_is_a_recipe_or_a_usage_error(text: str):
         Recipe.parse(text)
 
 
+@pytest.mark.parametrize("name", ["grün", "a\x85b", "a\u2028b", " a ", "a\nb", "\ufeffa", "no", "1", "~", "a: b", "#a"])
+def test_any_name_reads_back(name: str):
+    assert Recipe.parse(Recipe(model=name).to_yaml()).model == name
+    assert ("grün" in Recipe(model=name).to_yaml()) is (name == "grün")
+
+
 def test_defaults_are_spelled_out():
     text = Recipe(model="m").to_yaml()
     assert "target: portable\n" in text

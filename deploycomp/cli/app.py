@@ -29,7 +29,7 @@ Data = Annotated[str, typer.Argument(help="JSONL, CSV or Parquet file, a folder 
 Columns = Annotated[list[str] | None, typer.Option("--column", help="Where a column is: text=sentence. Repeatable.")]
 Split = Annotated[str | None, typer.Option(help="Split of the data; default: validation, then test.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="A seeded random subset of this many rows.")]
-MaxDrop = Annotated[str | None, typer.Option(help="Fail when the metric falls by more than this: 0.5%.")]
+MaxDrop = Annotated[str | None, typer.Option(help="Fail when the main metric falls by more than this on these rows: 0.5%.")]
 BatchSize = Annotated[str | None, typer.Option(help="Batch sizes to measure, as 1,8.")]
 SequenceLength = Annotated[str | None, typer.Option(help="Lengths in tokens to measure, as 16,128.")]
 Threads = Annotated[
@@ -61,7 +61,7 @@ def export(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="A recipe file, a name from `deploycomp recipes`, or an artifact's deploycomp.json."),
+        typer.Option(help="A recipe file, a name from `deploycomp recipes`, or an artifact, whose recipe is run again."),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Dynamic INT8: U8 activations, S8 weights per channel.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, for GPUs.")] = False,
@@ -81,7 +81,7 @@ def export(
     opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 to 23.")] = None,
     fixed: Annotated[str | None, typer.Option(help="Fix dimensions: batch=1,sequence=128.")] = None,
     external_data_bytes: Annotated[
-        int | None, typer.Option(help="Weights larger than this go to model.onnx.data.")
+        int | None, typer.Option(help="Weights larger than this go to model.onnx.data; default: 1.5 GB.")
     ] = None,
     eval_data: Annotated[str | None, typer.Option("--eval", help="Judge source and artifact on this data.")] = None,
     split: Split = None,
@@ -103,7 +103,7 @@ def export(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compress, export to ONNX, verify, measure, report."""
+    """Export to ONNX, quantize, verify, measure, report."""
     options.output_mode(json=json, quiet=quiet, verbose=verbose)
     from deploycomp.cli.recipes import build_recipe, default_output
 

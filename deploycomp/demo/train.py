@@ -57,6 +57,8 @@ def prepare(output: Path, *, progress: Progress | None = None) -> Ready:
         EnvironmentFailed: The `demo` extra is not installed, or the folder cannot be written.
         UsageError: The folder holds something else.
     """
+    from deploycomp.models.quiet import quiet
+
     ready = Ready(output / "model", output / "test.jsonl", output / "artifact")
     _check_folder(output, ready)
     encoder = _encoder()
@@ -64,7 +66,8 @@ def prepare(output: Path, *, progress: Progress | None = None) -> Ready:
         output.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(ready.model, ignore_errors=True)
         shutil.copyfile(DATA / "test.jsonl", ready.test)
-        _fine_tune(encoder, ready.model, progress or (lambda _message, _share: None))
+        with quiet():
+            _fine_tune(encoder, ready.model, progress or (lambda _message, _share: None))
     return ready
 
 
@@ -92,10 +95,7 @@ def _read(split: str) -> Rows:
 def _fine_tune(encoder: Path, folder: Path, progress: Progress) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     torch.manual_seed(SEED)
     train = _read("train")
     labels = sorted({row["label"] for row in train})

@@ -140,7 +140,8 @@ def check_drop(drop: Drop, *, max_drop: float, metric: str, rows: int, where: st
         f"{metric} falls by {shown(drop.value)}, more than the accepted {shown(max_drop)}",
         where=where,
         why=f"on {rows} rows, 95 % CI {shown(drop.low)} to {shown(drop.high)}, p = {drop.p_value:.2g}",
-        hint="leave sensitive parts in float, compress less, or accept it with a larger max_drop",
+        hint="--target auto may allow 8-bit weights; `embeddings: false` in a recipe keeps tables in float; "
+        "or accept it with a larger --max-drop",
     )
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "cgroup_folders",
     "default_threads",
     "detect",
+    "fulfils",
     "has_int8_dot",
     "quota",
     "read_text",
@@ -130,6 +131,14 @@ def resolve_target(target: str, cpu: CpuFacts | None = None) -> str:
 def has_int8_dot(target: str) -> bool:
     """Whether every machine of *target* has an INT8 dot product that accumulates in int32."""
     return target in INT8_DOT_TARGETS
+
+
+def fulfils(here: str, target: str) -> bool:
+    """Whether a machine that is *here* (a resolved target) gives all that *target* asks for."""
+    families = (("portable", "x86-avx2", "x86-avx512", "x86-vnni"), ("portable", "arm64", "arm64-dotprod"))
+    return any(
+        here in family and target in family and family.index(target) <= family.index(here) for family in families
+    )
 
 
 def why_weight_bits(target: str) -> tuple[int, str]:

@@ -115,6 +115,6 @@ def _checked(outputs: dict[str, np.ndarray], *, item: int) -> dict[str, np.ndarr
                 "the model returned NaN",
                 where=f"output {name}, input {item}",
                 why="a weight is not finite, or FP16 has overflowed",
-                hint="export it again with --dtype fp32, and look at the parity in report.md",
+                hint="export it again without --fp16, and look at the parity in report.md",
             )
     return copies

@@ -225,3 +225,22 @@ def test_this_machine_can_be_read():
     assert facts.cores >= 1
     assert cpu.default_threads() == facts.threads
     assert cpu.resolve_target("auto") != "auto"
+
+
+@pytest.mark.parametrize(
+    ("here", "target", "expected"),
+    [
+        ("x86-vnni", "x86-vnni", True),
+        ("x86-vnni", "x86-avx2", True),
+        ("x86-vnni", "portable", True),
+        ("arm64", "portable", True),
+        ("portable", "portable", True),
+        ("x86-avx2", "x86-vnni", False),
+        ("x86-vnni", "arm64", False),
+        ("arm64-dotprod", "arm64", True),
+        ("arm64", "arm64-dotprod", False),
+        ("x86-vnni", "cuda", False),
+    ],
+)
+def test_what_a_machine_fulfils(here: str, target: str, expected: bool):
+    assert cpu.fulfils(here, target) is expected
