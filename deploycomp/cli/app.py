@@ -29,7 +29,9 @@ Data = Annotated[str, typer.Argument(help="JSONL, CSV or Parquet file, a folder 
 Columns = Annotated[list[str] | None, typer.Option("--column", help="Where a column is: text=sentence. Repeatable.")]
 Split = Annotated[str | None, typer.Option(help="Split of the data; default: validation, then test.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="A seeded random subset of this many rows.")]
-MaxDrop = Annotated[str | None, typer.Option(help="Fail when the main metric falls by more than this on these rows: 0.5%.")]
+MaxDrop = Annotated[
+    str | None, typer.Option(help="Fail when the main metric falls by more than this on these rows: 0.5%.")
+]
 BatchSize = Annotated[str | None, typer.Option(help="Batch sizes to measure, as 1,8.")]
 SequenceLength = Annotated[str | None, typer.Option(help="Lengths in tokens to measure, as 16,128.")]
 Threads = Annotated[
@@ -61,7 +63,9 @@ def export(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="A recipe file, a name from `deploycomp recipes`, or an artifact, whose recipe is run again."),
+        typer.Option(
+            help="A recipe file, a name from `deploycomp recipes`, or an artifact, whose recipe is run again."
+        ),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Dynamic INT8: U8 activations, S8 weights per channel.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, for GPUs.")] = False,
