@@ -50,6 +50,9 @@ def inspect_path(path: str) -> dict[str, Any]:
 def _artifact(artifact: Artifact) -> dict[str, Any]:
     manifest = artifact.manifest
     kept = ("task", "precision", "target", "signature", "source", "versions")
+    missing = [key for key in kept if key not in manifest]
+    if missing:
+        raise InputRefused(f"the manifest lacks {', '.join(missing)}", where=str(artifact.path / MANIFEST))
     return {
         "kind": "artifact",
         "name": artifact.path.absolute().name,

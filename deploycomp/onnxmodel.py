@@ -115,11 +115,20 @@ def _field(number: int, length: int) -> bytes:
 
 def name_nodes_once(graph: ir.Graph) -> None:
     """Number nodes that have a name in common: ONNX Runtime refuses a graph with two of one name."""
-    seen: Counter[str] = Counter()
+    taken = {node.name for node in graph if node.name}
+    kept: set[str] = set()
+    last: Counter[str] = Counter()
     for node in graph:
-        name = node.name or node.op_type
-        seen[name] += 1
-        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+        if node.name and node.name not in kept:
+            kept.add(node.name)  # the first of a name keeps it
+            continue
+        base = name = node.name or node.op_type
+        while name in taken:
+            last[base] += 1
+            name = f"{base}_{last[base] + 1}"
+        node.name = name
+        taken.add(name)
+        kept.add(name)
 
 
 def file_bytes(model: Path) -> int:

@@ -32,7 +32,6 @@ def test_judging_a_model_against_itself_finds_no_drop():
     assert result["rows"] == len(made.labelled().read_text().splitlines())
 
 
-@pytest.mark.xfail(reason="encoding fills the bar of a candidate, then running it fills it again", strict=True)
 def test_progress_never_goes_back():
     told: list[float] = []
     judge(str(made.fp32().path), str(made.labelled()), progress=lambda _, share: told.append(share))

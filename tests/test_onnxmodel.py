@@ -61,7 +61,6 @@ def test_external_weights_move_with_the_graph(tmp_path: Path):
     assert np.array_equal(run(tmp_path / "there" / "model.onnx"), WEIGHT)
 
 
-@pytest.mark.xfail(reason="numbers into names that are taken: a, a, a_2", strict=True)
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "a_2", "a_2_2", "a_3", "b", None]), max_size=8))
 def test_node_names_become_unique_and_stay_where_they_were_unique(names: list[str | None]):

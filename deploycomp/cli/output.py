@@ -43,6 +43,9 @@ class Sink:
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+    stopped: Interrupted | None = None
+    """A signal that came; raised again at the next sign of progress, because Python drops what is raised in a destructor
+    or a weak reference's callback."""
     written: Path | None = None
     """What this command has published, or writes piece by piece: an interruption must not deny it."""
 
@@ -85,7 +88,7 @@ class Sink:
     def progress(self) -> Iterator[Progress]:
         """Show a bar with an estimate, on a terminal only."""
         if self.quiet or self.json or not sys.stderr.isatty():
-            yield lambda _message, _share: None
+            yield lambda _message, _share: self.check()
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -99,7 +102,17 @@ class Sink:
         )
         with Progress(*columns, console=self.err, transient=True) as bar:
             task = bar.add_task("starting", total=1.0)
-            yield lambda message, share: bar.update(task, description=_printable(message), completed=share)
+
+            def show(message: str, share: float) -> None:
+                self.check()
+                bar.update(task, description=_printable(message), completed=share)
+
+            yield show
+
+    def check(self) -> None:
+        """Stop here if a signal came that nobody has heard."""
+        if self.stopped is not None:
+            raise self.stopped
 
 
 SINK = Sink()
@@ -110,45 +123,62 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, _terminated)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
+        sys.unraisablehook = _unraisable
         try:
             command(*args, **kwargs)
-        except typer.Exit:
+        except (typer.Exit, SystemExit):
             raise  # a command within a command (demo → export) has said it all
-        except DeploycompError as error:
-            SINK.error(error)
-            if SINK.verbose:
-                traceback.print_exc()
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt as error:
-            code = error.exit_code if isinstance(error, Interrupted) else Interrupted().exit_code
-            if not SINK.json:
-                end = f"; see {_printable(str(SINK.written))}" if SINK.written else ": nothing was written"
-                SINK.err.print(f"interrupted{end}", style="bold", markup=False)
-            raise typer.Exit(code) from None
-        except MemoryError:
-            failure = EnvironmentFailed("memory ran out", hint="close other programs, or take a larger machine")
-            SINK.error(failure)
-            raise typer.Exit(failure.exit_code) from None
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-                SINK.error(UsageError("a path is too long for this system", where=str(error.filename)))
-                raise typer.Exit(UsageError.exit_code) from None
-            _bug(error)
-            raise typer.Exit(BUG) from None
+        except BaseException as error:  # the one place where every error ends
+            raise typer.Exit(_tell(SINK.stopped or error)) from None
 
     return wrapper
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
-    raise Interrupted(128 + signal.SIGTERM)
+def _tell(error: BaseException) -> int:
+    """Say what happened and return the exit code."""
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(error, KeyboardInterrupt):
+        return _interrupted(error if isinstance(error, Interrupted) else Interrupted())
+    if isinstance(error, MemoryError):
+        error = EnvironmentFailed("memory ran out", hint="close other programs, or take a larger machine")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        error = UsageError("a path is too long for this system", where=str(error.filename))
+    if not isinstance(error, DeploycompError):
+        _bug(error)
+        return BUG
+    SINK.error(error)
+    if SINK.verbose:
+        traceback.print_exc()
+    return error.exit_code
 
 
-def _bug(error: Exception) -> None:
+def _interrupted(error: Interrupted) -> int:
+    what = f"interrupted; see {SINK.written}" if SINK.written else "interrupted: nothing was written"
+    if SINK.json:
+        print(json.dumps({"error": "Interrupted", "exit_code": error.exit_code, "what": what}))  # noqa: T201
+    else:
+        SINK.err.print(_printable(what), style="bold", markup=False)
+    return error.exit_code
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    if number == signal.SIGTERM:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    SINK.stopped = Interrupted(128 + number)
+    raise SINK.stopped
+
+
+def _unraisable(dropped: sys.UnraisableHookArgs) -> None:
+    """Say nothing of a dropped interruption: it is raised again."""
+    if not isinstance(dropped.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
+
+
+def _bug(error: BaseException) -> None:
     if SINK.json:
         data = {
             "error": type(error).__name__,

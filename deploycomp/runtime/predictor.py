@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Predictor"]
 
 DEFAULT_BATCH_SIZE = 16
+TOKENIZING = 0.05
+"""Share of the progress bar that tokenizing gets; running the model takes the rest."""
 DEFAULT_TOP_K = 5
 """Candidates for each masked position."""
 
@@ -188,7 +190,7 @@ class Predictor:
         return [self._classify(rows[0].outputs["logits"], top_k=top_k, threshold=threshold) for rows in raw.rows]
 
     def _raw(self, items: list[Any], *, batch_size: int, progress: Progress | None) -> Raw:
-        encoded, self.truncated = self._encode(items, progress=progress)
+        encoded, self.truncated = self._encode(items, progress=_share(progress, 0.0, TOKENIZING))
         done = run_rows(
             self._run,
             encoded,
@@ -197,7 +199,7 @@ class Predictor:
             settings=self.settings,
             keep=[self._kept(row) for row in encoded],
             batch_size=batch_size,
-            progress=progress,
+            progress=_share(progress, TOKENIZING, 1.0),
         )
         rows: list[list[Row]] = [[] for _ in items]
         for row in done:
@@ -269,6 +271,13 @@ def _model_file(artifact: Artifact) -> Path:
     if not isinstance(name, str) or not artifact.model.resolve().is_relative_to(artifact.path.resolve()):
         raise InputRefused(f"the manifest names no model in its folder: {name!r}", where=str(artifact.path))
     return artifact.model
+
+
+def _share(progress: Progress | None, start: float, end: float) -> Progress | None:
+    """A progress function that fills the bar from *start* to *end*."""
+    if progress is None:
+        return None
+    return lambda message, fraction: progress(message, start + fraction * (end - start))
 
 
 def _input_names(manifest: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +30,27 @@ class Ran:
         return json.loads(self.out)
 
 
+Process = tuple[Any, ...]
+
+
+def process() -> Process:
+    """What a command changes in its process."""
+    return signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook
+
+
+def put_back(before: Process) -> None:
+    """Undo what a command changed."""
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGTERM, before[1])
+    sys.unraisablehook = before[2]
+    SINK.json = SINK.quiet = SINK.verbose = False
+    SINK.stopped = SINK.written = None
+
+
 @pytest.fixture
 def run() -> Iterator[Callable[..., Ran]]:
     """Run `deploycomp …` in this process, with the state of the process put back afterwards."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = process()
 
     def call(*arguments: object) -> Ran:
         done = CliRunner().invoke(app, [str(each) for each in arguments])
@@ -40,6 +58,4 @@ def run() -> Iterator[Callable[..., Ran]]:
         return Ran(done.exit_code, done.stdout, done.stderr)
 
     yield call
-    signal.signal(signal.SIGTERM, before)
-    SINK.json = SINK.quiet = SINK.verbose = False
-    SINK.written = None
+    put_back(before)
