@@ -103,7 +103,9 @@ def test_a_worker_whose_parent_is_someone_else_does_nothing():
 
 
 SCRIPT = f"""
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
 from pathlib import Path
 from deploycomp.measure.benchmark import Candidate, benchmark
 from deploycomp.recipe import Benchmark
