@@ -112,7 +112,7 @@ def write_ort_config(folder: Path, recipe: Recipe, steps: list[dict[str, Any]], 
         "operators_to_quantize": sorted(facts["nodes"]) if facts else [],
     }
     config = {
-        "opset": recipe.export.opset,
+        "opset": recipe.opset,
         "optimization": {},
         "quantization": quantization if facts else {},
         "use_external_data_format": external,

@@ -82,6 +82,7 @@ class ExportStep:
     def apply(self, config: Export, model: TorchModel, context: Context) -> tuple[OnnxModel, Facts]:
         """Record the reference answers, trace, and let go of the torch weights."""
         from deploycomp.export import export
+        from deploycomp.graph import rewrite
 
         if config.fixed.sequence is not None and config.fixed.sequence > model.max_length:
             raise InputRefused(
@@ -89,7 +90,9 @@ class ExportStep:
                 hint=f"--fixed sequence={model.max_length}",
             )
         context.reference = _record(model, config)
-        onnx, facts = export(model, config)
+        onnx, facts = export(model, config, opset=context.recipe.opset)
+        facts["rewrites"] = rewrite(onnx)
+        facts["nodes"] = len(list(onnx.model.graph))
         settled = _settle(onnx, context)
         model.release()
         return settled, facts

@@ -1,9 +1,14 @@
 """Attention and activations emitted as ONNX Runtime's own operators while the graph is traced.
 
-    softmax(Q Kᵀ · s + mask) V   →   com.microsoft.MultiHeadAttention(Q, K, V, –, padding | –, bias)
+    softmax(Q Kᵀ · s + mask) V   →   Attention(Q, K, V, bias | –, …, tokens of each row)      from opset 24
+                                 →   com.microsoft.MultiHeadAttention(Q, K, V, –, padding | –, bias)
     x · Φ(x)                     →   com.microsoft.Gelu(x)
     0.5 x (1 + tanh(…))          →   com.microsoft.FastGelu(x)
     x · σ(1.702 x)               →   com.microsoft.QuickGelu(x)
+
+ai.onnx's Attention takes two thirds of the time of ONNX Runtime's own on a CPU (benchmarks/RESULTS.md). It is told
+how many tokens of a row are real instead of which, so padding must lie on the right, as our tokenizers put it; a graph
+that is fed another mask refuses it (`_tokens`) rather than answer wrongly.
 
 Nothing is pattern-matched back from a finished graph, so nothing breaks when a transformers release writes its
 attention in another way: every architecture that goes through `transformers.AttentionInterface` is fused.
@@ -29,8 +34,12 @@ from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 __all__ = ["emit_fused", "emit_standard"]
 
-_NAME = "deploycomp"
-_DOMAIN = "com.microsoft"
+ATTENTION_OPSET = 24
+"""The first opset whose Attention takes the number of real tokens (`nonpad_kv_seqlen`)."""
+
+_CONTRIB = "com.microsoft::"
+_OUT_OF_RANGE = 1 << 20
+"""More tokens than any row has: ONNX Runtime refuses such a count."""
 
 _QUICK_GELU_ALPHA = 1.702
 """The constant of `QuickGELUActivation` (Hendrycks & Gimpel 2016, section 2)."""
@@ -45,10 +54,10 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[str, dict[str, Any]]] = {
 }
 
 
-def _symbolic(op: str, inputs: tuple[Tensor | None, ...], attributes: dict[str, Any], like: Tensor) -> Tensor:
-    return torch.onnx.ops.symbolic(
-        f"{_DOMAIN}::{op}", inputs, attributes, dtype=like.dtype, shape=like.shape, version=1
-    )
+def _symbolic(
+    op: str, inputs: tuple[Tensor | None, ...], attributes: dict[str, Any], like: Tensor, version: int = 1
+) -> Tensor:
+    return torch.onnx.ops.symbolic(op, inputs, attributes, dtype=like.dtype, shape=like.shape, version=version)
 
 
 def _attention(
@@ -61,18 +70,64 @@ def _attention(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, None]:
+    """Attention over [batch, heads, length, head size]; *mask* is tokens [batch] or a float bias."""
+    del module
+    heads = query.shape[1]
+    q, k, v = _join(query), _join(key), _join(value)
+    tokens = mask if mask is not None and mask.dim() == 1 else None
+    bias = mask if mask is not None and mask.dim() == 4 else None
+    inputs = _trim(q, k, v, bias, None, None, tokens)
+    attributes = {"q_num_heads": heads, "kv_num_heads": heads, "scale": float(scaling)}
+    return _split(_symbolic("Attention", inputs, attributes, q, ATTENTION_OPSET), query), None
+
+
+def _contrib_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
     """Attention over [batch, heads, length, head size]; *mask* is padding [batch, length] or a float bias."""
     del module
-    batch, heads, length, size = query.shape
-    joined = [each.transpose(1, 2).reshape(batch, -1, heads * size) for each in (query, key, value)]
+    q, k, v = _join(query), _join(key), _join(value)
     padding = mask.to(torch.int32) if mask is not None and mask.dim() == 2 else None
     bias = mask if mask is not None and mask.dim() == 4 else None
-    inputs: list[Tensor | None] = [*joined, None, padding, bias]
-    while inputs[-1] is None:
-        inputs.pop()
-    attributes = {"num_heads": heads, "scale": float(scaling)}
-    out = _symbolic("MultiHeadAttention", tuple(inputs), attributes, joined[0])
-    return out.reshape(batch, length, heads, size), None
+    inputs = _trim(q, k, v, None, padding, bias)
+    attributes = {"num_heads": query.shape[1], "scale": float(scaling)}
+    return _split(_symbolic(f"{_CONTRIB}MultiHeadAttention", inputs, attributes, q), query), None
+
+
+def _join(heads: Tensor) -> Tensor:
+    batch, count, _, size = heads.shape
+    return heads.transpose(1, 2).reshape(batch, -1, count * size)
+
+
+def _split(joined: Tensor, like: Tensor) -> Tensor:
+    batch, heads, length, size = like.shape
+    return joined.reshape(batch, length, heads, size)
+
+
+def _trim(*inputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Drop the inputs at the end that are not there."""
+    return inputs[: max(place for place, each in enumerate(inputs) if each is not None) + 1]
+
+
+def _tokens(attention_mask: Tensor) -> Tensor:
+    """Real tokens of each row, [batch]; out of range where they do not stand first in the row."""
+    real = attention_mask.to(torch.int64)
+    count = real.sum(1)
+    attributes = {"axis": 1, "keepdims": 0, "select_last_index": 1}
+    last = _symbolic("ArgMax", (real,), attributes, count, version=13)
+    return (last + 1 - count) * _OUT_OF_RANGE + count
+
+
+def _token_mask(*, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    mask = _mask(attention_mask=attention_mask, **kwargs)
+    return _tokens(mask) if mask is not None and mask.dim() == 2 else mask
 
 
 def _mask(*, mask_function: Callable[..., Any], attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
@@ -83,12 +138,15 @@ def _mask(*, mask_function: Callable[..., Any], attention_mask: Tensor | None = 
     return eager_mask(mask_function=mask_function, attention_mask=attention_mask, **kwargs)
 
 
-AttentionInterface.register(_NAME, _attention)
-AttentionMaskInterface.register(_NAME, _mask)
+_EMITTED, _EMITTED_CONTRIB = "deploycomp", "deploycomp_contrib"
+AttentionInterface.register(_EMITTED, _attention)
+AttentionMaskInterface.register(_EMITTED, _token_mask)
+AttentionInterface.register(_EMITTED_CONTRIB, _contrib_attention)
+AttentionMaskInterface.register(_EMITTED_CONTRIB, _mask)
 
 
 @contextlib.contextmanager
-def emit_fused(module: nn.Module, *, attention: bool) -> Iterator[None]:
+def emit_fused(module: nn.Module, *, attention: bool, opset: int) -> Iterator[None]:
     """Trace *module* with fused activations, and fused attention where the architecture can.
 
     The module is not meant to be run in here, only traced: its forward has no values, only shapes.
@@ -96,8 +154,10 @@ def emit_fused(module: nn.Module, *, attention: bool) -> Iterator[None]:
     Args:
         module: A transformers model.
         attention: Whether its attention goes through `AttentionInterface`.
+        opset: Which attention operator there is.
     """
-    implementation = _NAME if attention else "eager"
+    emitted = _EMITTED if opset >= ATTENTION_OPSET else _EMITTED_CONTRIB
+    implementation = emitted if attention else "eager"
     with _attention_implementation(module, implementation), _fused_activations(module):
         yield
 
@@ -134,7 +194,7 @@ def _fused_activations(module: nn.Module) -> Iterator[None]:
             op, attributes = found
 
             def forward(input: Tensor, op: str = op, attributes: dict[str, Any] = attributes) -> Tensor:
-                return _symbolic(op, (input,), attributes, input)
+                return _symbolic(_CONTRIB + op, (input,), attributes, input)
 
             each.forward = forward  # an instance attribute: it stands before the class's method until it is deleted
             patched.append(each)

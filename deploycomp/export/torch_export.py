@@ -36,7 +36,7 @@ _EXAMPLE_BATCH, _EXAMPLE_SEQUENCE = 2, 11
 _WRAPPERS = "model.module."
 """Where the checkpoint's own module lies in the module that is traced."""
 
-_FUSED_OPS = ("MultiHeadAttention", "Gelu", "FastGelu", "QuickGelu")
+_FUSED_OPS = ("Attention", "MultiHeadAttention", "Gelu", "FastGelu", "QuickGelu")
 
 
 class _Outputs(nn.Module):
@@ -55,12 +55,13 @@ class _Outputs(nn.Module):
         return tuple(output.float() for output in self.model(**inputs))
 
 
-def export(model: TorchModel, config: Export) -> tuple[OnnxModel, Facts]:
+def export(model: TorchModel, config: Export, *, opset: int) -> tuple[OnnxModel, Facts]:
     """Export a model to ONNX.
 
     Args:
         model: The loaded model, on the CPU.
-        config: Operators, type, opset and fixed dimensions.
+        config: Operators, type and fixed dimensions.
+        opset: Of ai.onnx; from 24 on attention is its own operator.
 
     Returns:
         The graph and the facts: nodes, fused operators, and what stayed unfused and why.
@@ -73,12 +74,12 @@ def export(model: TorchModel, config: Export) -> tuple[OnnxModel, Facts]:
 
     half = config.dtype == "fp16"
     forward = forward_module(copy.deepcopy(model)).half() if half else forward_module(model)
-    traced = _trace(_Outputs(forward), model, config)
+    traced = _trace(_Outputs(forward), model, config, opset)
     _tidy(traced, model, config)
     return OnnxModel(traced, model.task, model.inputs, model.outputs), _facts(traced, model, config)
 
 
-def _trace(forward: nn.Module, model: TorchModel, config: Export) -> ir.Model:
+def _trace(forward: nn.Module, model: TorchModel, config: Export, opset: int) -> ir.Model:
     shape = (
         config.fixed.batch or _EXAMPLE_BATCH,
         config.fixed.sequence or min(_EXAMPLE_SEQUENCE, model.max_length),
@@ -89,7 +90,7 @@ def _trace(forward: nn.Module, model: TorchModel, config: Export) -> ir.Model:
         dims[0] = torch.export.Dim.DYNAMIC
     if config.fixed.sequence is None:
         dims[1] = torch.export.Dim.DYNAMIC
-    fused = emit_fused(forward, attention=model.anatomy.fused_attention)
+    fused = emit_fused(forward, attention=model.anatomy.fused_attention, opset=opset)
     try:
         with fused if config.ops == "fused" else emit_standard(forward), _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -98,7 +99,7 @@ def _trace(forward: nn.Module, model: TorchModel, config: Export) -> ir.Model:
                 kwargs=example,
                 dynamic_shapes={name: dict(dims) for name in model.inputs},
                 dynamo=True,
-                opset_version=config.opset,
+                opset_version=opset,
                 input_names=list(model.inputs),
                 output_names=list(model.outputs),
                 verbose=False,
@@ -131,15 +132,12 @@ def _tidy(model: ir.Model, source: TorchModel, config: Export) -> None:
     for name, value in zip(source.outputs, graph.outputs, strict=True):
         value.name = name
         _name_dims(value, config)
-    outputs = {id(value) for value in graph.outputs}
     for node in graph:
         node.name = _node_name(node)
         node.metadata_props.clear()
         node.doc_string = None
         for value in node.outputs:
             value.metadata_props.clear()
-            if id(value) not in outputs:
-                value.shape, value.type = None, None
     for value in list(graph.initializers.values()):
         value.metadata_props.clear()
         if value.name is not None:
@@ -207,7 +205,7 @@ def _facts(graph_model: ir.Model, model: TorchModel, config: Export) -> Facts:
         "fused": {op: ops[op] for op in _FUSED_OPS if ops[op]},
         "unfused_attention": unfused,
         "dtype": config.dtype,
-        "opset": config.opset,
+        "opset": graph_model.opset_imports[""],
         "ops": config.ops,
         "notes": notes,
     }

@@ -54,7 +54,7 @@ def test_every_architecture_and_task(arch: str, task: str, tmp_path: Path):
         assert exported["unfused_attention"] == layers
         assert "does not go through transformers' attention interface" in exported["notes"][0]
     else:
-        assert exported["fused"]["MultiHeadAttention"] == layers
+        assert exported["fused"]["Attention"] == layers
         assert exported["unfused_attention"] == 0
         assert exported["notes"] == []
     assert exported["fused"].get("Gelu", 0) + exported["fused"].get("FastGelu", 0) >= layers
