@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 from deploycomp import layout
 from deploycomp.artifact import Artifact, Staging, stage, translate_os_error
 from deploycomp.assess import source_predictor
+from deploycomp.calibration import find_calibration
+from deploycomp.context import Context
 from deploycomp.errors import UsageError
 from deploycomp.onnxmodel import DATA_SUFFIX, Facts, file_bytes
 from deploycomp.recipe import Recipe
-from deploycomp.steps import STEPS, Context
+from deploycomp.steps import STEPS
 
 if TYPE_CHECKING:
     from deploycomp.data import Rows
@@ -56,6 +58,10 @@ class ExportResult:
     report: dict[str, Any]
 
 
+_PHASE = 0.3
+"""Share of the bar for evaluation and for measuring each; the steps before them take the rest."""
+
+
 @dataclass
 class _Run:
     """One run, filled from front to back."""
@@ -71,14 +77,10 @@ class _Run:
     steps: list[Facts] = field(default_factory=list[Facts])
     warnings: list[str] = field(default_factory=list[str])
 
-    def say(self, message: str, share: float) -> Progress:
+    def say(self, message: str, share: float, phase: float = _PHASE) -> Progress:
         """Announce a phase that begins at *share*, and return a progress function that fills it up to the next."""
         self.progress(message, share)
-        return lambda detail, part: self.progress(f"{message}: {detail}", share + part * _PHASE)
-
-
-_PHASE = 0.3
-"""Share of the bar for evaluation and for measuring each; the steps before them take the rest."""
+        return lambda detail, part: self.progress(f"{message}: {detail}", share + part * phase)
 
 
 def export_model(
@@ -125,6 +127,7 @@ def _walk(run: _Run) -> ExportResult:
     rows = _rows(run.recipe, run.value)
     manifest = _manifest(run, run.value)
     source = _source_facts(run.value)
+    _prepare(run, rows)
     with translate_os_error(run.staging.path):
         layout.copy_side_files(
             run.source.path,
@@ -135,6 +138,7 @@ def _walk(run: _Run) -> ExportResult:
         )
     with translate_os_error(run.staging.work):
         manifest["signature"] = _steps(run)
+    manifest["runtime"]["session"] = run.context.session
     manifest = _seal(run, manifest)
     run.warnings += _elsewhere(run.context.target, measured=run.recipe.benchmark is not None)
     evaluation = _evaluate(run, rows, manifest)
@@ -168,11 +172,21 @@ def _rows(recipe: Recipe, model: TorchModel) -> Rows | None:
     return rows
 
 
+def _prepare(run: _Run, rows: Rows | None) -> None:
+    """Give the steps what they may choose on: rows of their own, and this machine's clock."""
+    context, recipe = run.context, run.recipe
+    context.source, context.side = source_predictor(run.value), run.staging.path
+    if any(step.step == "int8" for step in recipe.steps):
+        context.calibration, context.uncalibrated = find_calibration(recipe, run.value, rows)
+        context.tuning = recipe.tune if recipe.tune is not None else recipe.target == "auto"
+
+
 def _steps(run: _Run) -> dict[str, Any]:
     """Walk the steps and return the signature of the last graph."""
     for number, config in enumerate(run.recipe.steps):
         step = STEPS[type(config)]
-        run.progress(config.step, 0.1 + 0.3 * number / len(run.recipe.steps))
+        share = 0.3 / len(run.recipe.steps)
+        run.context.say = run.say(config.step, 0.1 + share * number, share)
         began = time.monotonic()
         run.value, facts = step.apply(config, run.value, run.context)
         _free_memory()  # what the step replaced goes before a session comes
@@ -312,22 +326,13 @@ def _benchmark(run: _Run, manifest: dict[str, Any]) -> dict[str, Any] | None:
     candidates = [Candidate("source", "torch", run.source.path, str(manifest["task"]))]
     fp32 = _fp32(run)
     if fp32 is not None:
-        _describe(run, fp32)
+        run.context.describe(fp32)
         candidates.append(Candidate("fp32", "onnx", fp32, None))
     candidates.append(Candidate("artifact", "onnx", run.staging.path, None))
     result = benchmark(candidates, run.recipe.benchmark, progress=run.say("measuring", 0.7))
     references = [each.name for each in candidates if each.name != "artifact"]
     result["ratios"] = {name: ratios(result, "artifact", name) for name in references}
     return result
-
-
-def _describe(run: _Run, graph: Path) -> None:
-    """Put beside a graph in scratch what tells its vocabulary and longest row: all candidates get the same rows."""
-    if graph.is_relative_to(run.staging.work):
-        with translate_os_error(run.staging.work):
-            for name in ("config.json", "tokenizer_config.json"):
-                if (run.staging.path / name).exists():
-                    shutil.copyfile(run.staging.path / name, graph.parent / name)
 
 
 def _report(

@@ -106,13 +106,21 @@ class Export(_Strict):
 
 
 class Int8(_Strict):
-    """onnx → onnx: dynamic INT8, U8 activations and S8 weights per channel, embeddings INT8 by row."""
+    """onnx → onnx: INT8, U8 activations and S8 weights per channel, embeddings INT8 by row."""
 
     stage: ClassVar[str] = "onnx"
     step: Literal["int8"] = "int8"
     weight_bits: Literal["auto", 7, 8] = "auto"
     """`auto` takes 8 where the target guarantees an INT8 dot product, else 7 (U8S8 saturates without one)."""
     embeddings: bool = True
+    activations: Literal["auto", "static", "dynamic"] = "auto"
+    """Ranges `static` from calibration rows or `dynamic` from each batch; `auto` takes static where there are rows."""
+    ranges: Literal["minmax", "mse", "percentile", "entropy"] = "minmax"
+    """How a static range is taken from the activations that were seen."""
+    smooth: bool = True
+    """Move outlier channels of activations into the weights where that pays (SmoothQuant)."""
+    keep_float: tuple[str, ...] = ()
+    """Patterns over names of layers that stay in float: `*.output.dense`."""
 
 
 Step = Annotated[Export | Int8, Field(discriminator="step")]
@@ -131,6 +139,20 @@ class Evaluate(_Strict):
     max_drop: Annotated[float, Field(ge=0, le=1)] | None = None
     """The largest accepted fall of the task metric against the source, as a fraction: 0.005 is half a point."""
     batch_size: Annotated[int, Field(ge=1)] = 16
+
+
+class Calibrate(_Strict):
+    """Rows that ranges and choices are taken from; never those that the result is judged on."""
+
+    data: str | None = None
+    """As for evaluation; None takes the train split beside the evaluation data, where there is one."""
+    split: str | None = None
+    columns: dict[str, str] = {}
+    rows: Annotated[int, Field(ge=1)] = 256
+    held_out: Annotated[int, Field(ge=0)] = 512
+    """Further rows, that choices are made on."""
+    allow_random: bool = False
+    """Calibrate on random tokens where there is no data."""
 
 
 class Benchmark(_Strict):
@@ -153,7 +175,10 @@ class Recipe(_Strict):
     task: Task | Literal["auto"] = "auto"
     target: Target = "portable"
     steps: tuple[Step, ...] = (Export(),)
+    calibrate: Calibrate | None = None
     evaluate: Evaluate | None = None
+    tune: bool | None = None
+    """Measure the variants of a step on this machine and keep the fastest; None does so for target `auto`."""
     benchmark: Benchmark | None = Benchmark()
     layout: Layout = "default"
     keep_fp32: bool = False
@@ -291,7 +316,7 @@ class _NoAliasLoader(yaml.SafeLoader):
 
 
 def _suggestion(key: str) -> str | None:
-    models: tuple[type[BaseModel], ...] = (Recipe, Export, Int8, Evaluate, Benchmark, Fixed)
+    models: tuple[type[BaseModel], ...] = (Recipe, Export, Int8, Calibrate, Evaluate, Benchmark, Fixed)
     for model in models:
         if key in model.model_fields:
             return f"'{key}' belongs to {model.__name__.lower()}"

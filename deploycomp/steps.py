@@ -7,48 +7,19 @@ ensure    proof that something happened, and that the result still answers as th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-from deploycomp.errors import InputRefused, UsageError, VerificationFailed
-from deploycomp.layout import model_names
+from deploycomp.context import Context, save_and_check
+from deploycomp.errors import InputRefused, UsageError
+from deploycomp.int8step import Int8Step
 from deploycomp.onnxmodel import Facts, OnnxModel, save_graph
-from deploycomp.recipe import Export, Int8, Recipe
+from deploycomp.recipe import Export, Int8
 
 if TYPE_CHECKING:
     from deploycomp.evaluate.parity import Reference
     from deploycomp.models.model import TorchModel
 
 __all__ = ["STEPS", "Context", "Step"]
-
-Progress = Callable[[str, float], None]
-
-
-@dataclass
-class Context:
-    """What the steps of one run share: where they are, what for, and what the answers must be."""
-
-    recipe: Recipe
-    target: str
-    work: Path
-    """A scratch folder on the output's filesystem."""
-    reference: Reference | None = None
-    """Recorded from the torch model just before it becomes a graph."""
-    parity: list[Facts] = field(default_factory=list[Facts])
-
-    def path(self, step: str) -> Path:
-        """Where *step*'s graph lies if it will be delivered: under its final name, which external data refers to."""
-        return self.work / step / Path(model_names(self.recipe, self.target)[step]).name
-
-    def graph(self, step: str) -> Path:
-        """*step*'s graph on disk, delivered or not."""
-        return self.path(step) if self.path(step).exists() else self.work / step / "graph.onnx"
-
-    def delivers(self, step: str) -> bool:
-        """Whether *step*'s graph becomes part of the artifact."""
-        return step == self.recipe.steps[-1].step or (step == "export" and self.recipe.keep_fp32)
 
 
 class Step(Protocol):
@@ -99,37 +70,7 @@ class ExportStep:
 
     def ensure(self, config: Export, model: OnnxModel, facts: Facts, context: Context) -> None:
         """Run the graph at shapes it was not traced at."""
-        _save_and_check("export", config.dtype, model, context)
-
-
-class Int8Step:
-    """onnx → onnx, dynamic INT8."""
-
-    def require(self, config: Int8, context: Context) -> None:
-        """INT8 as written here is for CPUs."""
-        if context.target == "cuda":
-            raise UsageError(
-                "dynamic INT8 is for CPUs",
-                why="ONNX Runtime's CUDA provider has no kernel for it and runs every product on the CPU",
-                hint="--fp16 --target cuda",
-            )
-
-    def apply(self, config: Int8, model: OnnxModel, context: Context) -> tuple[OnnxModel, Facts]:
-        """Decide the weights' bits for the target, then quantize."""
-        from deploycomp.quantize import quantize
-        from deploycomp.runtime.cpu import why_weight_bits
-
-        bits, why = why_weight_bits(context.target)
-        if config.weight_bits != "auto":
-            bits, why = config.weight_bits, f"asked for (target {context.target}: {why})"
-        quantized, facts = quantize(model, config, bits=cast("Literal[7, 8]", bits), ops=context.recipe.export.ops)
-        return quantized, {"target": context.target, "why": why, **facts}
-
-    def ensure(self, config: Int8, model: OnnxModel, facts: Facts, context: Context) -> None:
-        """Open a session and hold the answers against the source model's."""
-        if not any(done for done, _ in facts["nodes"].values()):
-            raise VerificationFailed("INT8 quantized 0 nodes")
-        _save_and_check("int8", "int8", model, context)
+        save_and_check("export", config.dtype, model, context)
 
 
 STEPS: dict[type, Step] = {Export: ExportStep(), Int8: Int8Step()}
@@ -171,18 +112,3 @@ def _settle(model: OnnxModel, context: Context) -> OnnxModel:
     for value in model.model.graph.initializers.values():
         value.const_value = None  # the tracer keeps the graph alive; it need not keep the weights too
     return OnnxModel(ir.load(path), model.task, model.inputs, model.outputs)
-
-
-def _save_and_check(step: str, precision: str, model: OnnxModel, context: Context) -> None:
-    """Write the graph as it will be delivered, open it as the target would, and compare its answers."""
-    from deploycomp.evaluate.parity import check
-    from deploycomp.runtime.session import open_session, runner
-
-    if context.delivers(step):
-        path, limit = context.path(step), context.recipe.export.external_data_bytes
-        path.parent.mkdir(exist_ok=True)
-        save_graph(model.model, path, external_data_bytes=limit, size=model.nbytes)
-    path = context.graph(step)
-    assert context.reference is not None
-    run = runner(open_session(path), model=path)
-    context.parity.append(check(run, context.reference, precision, stage=step))

@@ -67,7 +67,7 @@ def export(
             help="A recipe file, a name from `deploycomp recipes`, or an artifact, whose recipe is run again."
         ),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Dynamic INT8: U8 activations, S8 weights per channel.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="INT8: U8 activations, S8 weights per channel.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, for GPUs.")] = False,
     target: Annotated[
         str | None,
@@ -95,6 +95,29 @@ def export(
     batch_size: BatchSize = None,
     sequence_length: SequenceLength = None,
     threads: Threads = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Take INT8 ranges from these rows; default: the train split beside the --eval data."),
+    ] = None,
+    calibration_rows: Annotated[int | None, typer.Option(help="How many of them; default: 256.")] = None,
+    calibration_method: Annotated[
+        str | None, typer.Option(help="Ranges by minmax (default), mse, percentile or entropy.")
+    ] = None,
+    allow_random_calibration: Annotated[
+        bool, typer.Option("--allow-random-calibration", help="Calibrate on random tokens where there is no data.")
+    ] = False,
+    activations: Annotated[
+        str | None, typer.Option(help="auto (default), static (ranges from calibration) or dynamic.")
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None, typer.Option(help="Leave layers in float: '*.output.dense'. Repeatable.", metavar="PATTERN")
+    ] = None,
+    tune: Annotated[
+        bool | None,
+        typer.Option(
+            "--tune/--no-tune", help="Measure variants here and keep the fastest; default: with --target auto."
+        ),
+    ] = None,
     no_benchmark: Annotated[bool, typer.Option("--no-benchmark", help="Measure no latency and memory.")] = False,
     keep_fp32: Annotated[bool, typer.Option("--keep-fp32", help="Also write the FP32 graph.")] = False,
     layout: Annotated[
@@ -120,6 +143,7 @@ def export(
             "target": target,
             "layout": layout,
             "keep_fp32": keep_fp32 or None,
+            "tune": tune,
         },
         export={
             "ops": ops,
@@ -129,6 +153,16 @@ def export(
             "external_data_bytes": external_data_bytes,
         },
         int8=int8,
+        quantization={
+            "activations": activations,
+            "ranges": calibration_method,
+            "keep_float": tuple(keep_float) if keep_float else None,
+        },
+        calibrate={
+            "data": calibration,
+            "rows": calibration_rows,
+            "allow_random": allow_random_calibration or None,
+        },
         evaluate={
             "data": eval_data,
             "split": split,

@@ -20,6 +20,8 @@ def build_recipe(
     top: Values,
     export: Values,
     int8: bool,
+    quantization: Values,
+    calibrate: Values,
     evaluate: Values,
     benchmark: Values,
     measure: bool,
@@ -31,6 +33,8 @@ def build_recipe(
         top: Values of the recipe itself; None means that the flag was not given.
         export: Values of its export step.
         int8: Whether an int8 step is wanted.
+        quantization: Values of its int8 step.
+        calibrate: Values of its calibration.
         evaluate: Values of its evaluation; without data they must all be absent.
         benchmark: Values of its benchmark.
         measure: False leaves the benchmark out.
@@ -46,7 +50,10 @@ def build_recipe(
             step.update(_given(export))
     if int8 and all(step.get("step") != "int8" for step in steps):
         steps.append({"step": "int8"})
+    _quantization(steps, _given(quantization))
     data["steps"] = steps
+    if _given(calibrate):
+        data["calibrate"] = {**(data.get("calibrate") or {}), **_given(calibrate)}
     if export.get("dtype") == "fp16" and "target" not in data:
         data["target"] = "cuda"
     _evaluation(data, _given(evaluate))
@@ -57,6 +64,15 @@ def build_recipe(
     elif _given(benchmark):
         data["benchmark"] = {**(data.get("benchmark") or {}), **_given(benchmark)}
     return Recipe.check(data, where=recipe or "command line")
+
+
+def _quantization(steps: list[Values], given: Values) -> None:
+    int8 = [step for step in steps if step.get("step") == "int8"]
+    if given and not int8:
+        spelling = {"activations": "--activations", "ranges": "--calibration-method", "keep_float": "--keep-float"}
+        raise UsageError(f"{', '.join(spelling[name] for name in given)} needs an INT8 step", hint="--int8")
+    for step in int8:
+        step.update(given)
 
 
 def _evaluation(data: Values, given: Values) -> None:

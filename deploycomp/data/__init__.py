@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from deploycomp.data.columns import columns_of
 from deploycomp.data.rows import MASK, Rows, load_rows
+from deploycomp.data.sources import find_training
 
-__all__ = ["MASK", "Rows", "columns_of", "load_rows"]
+__all__ = ["MASK", "Rows", "columns_of", "find_training", "load_rows"]

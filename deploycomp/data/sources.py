@@ -20,7 +20,7 @@ from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["Table", "open_table"]
+__all__ = ["Table", "find_training", "open_table"]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -102,6 +102,27 @@ def open_table(data: str, *, split: str | None = None) -> Iterator[Table]:
         with _quiet():
             table = _hub(data, split)
         yield table
+
+
+def find_training(data: str) -> tuple[str, str | None] | None:
+    """Find the train split of what a model is judged on: rows that may be learned from.
+
+    Args:
+        data: As for `open_table`.
+
+    Returns:
+        The data and its split: of a folder or a hub data set, or `train.jsonl` beside `validation.jsonl`. None where
+        there is none.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        stems = {_SHARD.sub("", each.stem) for each in [*path.glob("*"), *path.glob("data/*")]}
+        return (data, "train") if "train" in stems else None
+    if path.exists():
+        judged = [spelling for name in PREFERRED_SPLITS for spelling in SPLIT_NAMES[name]]
+        beside = path.with_name(f"train{path.suffix}")
+        return (str(beside), None) if path.stem in judged and beside.is_file() else None
+    return (data, "train") if _HUB_ID.fullmatch(data) else None
 
 
 def _short_name(path: Path) -> str:

@@ -13,7 +13,7 @@ from deploycomp.errors import InputRefused, UsageError, VerificationFailed
 if TYPE_CHECKING:
     from deploycomp.runtime.predictor import Predictor
 
-__all__ = ["Kind", "Predictions", "RowsLike", "kind_of", "predict"]
+__all__ = ["Kind", "Predictions", "RowsLike", "inputs_of", "kind_of", "predict"]
 
 Kind = Literal["label", "labels", "value", "tags", "answer", "similarity", "token"]
 """How answers are judged: one label, a set of labels, a number, a tag a word, a text, a cosine, a masked token."""
@@ -137,7 +137,7 @@ def predict(
     """
     kind = kind_of(rows.task, rows.problem_type)
     _check_match(predictor, rows, kind)
-    inputs = _inputs(rows, mask=str(predictor.runtime.get("mask_token")))
+    inputs = inputs_of(rows, predictor)
     values: list[Any] = []
     labels: tuple[str, ...] = ()
     truncated = 0
@@ -169,8 +169,9 @@ def _check_match(predictor: Predictor, rows: RowsLike, kind: Kind) -> None:
         raise UsageError("model and data do not fit", where=rows.name, why=why)
 
 
-def _inputs(rows: RowsLike, *, mask: str) -> list[Any]:
-    """What the predictor takes; both sentences of a similarity stand one after the other."""
+def inputs_of(rows: RowsLike, predictor: Predictor) -> list[Any]:
+    """Return what the predictor takes; both sentences of a similarity stand one after the other."""
+    mask = str(predictor.runtime.get("mask_token"))
     if rows.task == "token-classification":
         return rows.column("tokens")
     if rows.task == "question-answering":

@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compute_first_token_only"]
 
-_BY_TOKEN = frozenset(
-    ("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Sqrt", "Cast", "Identity", "MatMul")
-    + ("LayerNormalization", "RMSNormalization", "Gelu", "FastGelu", "QuickGelu", "Erf", "Tanh", "Relu", "Sigmoid")
-)
+_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Neg", "Sqrt", "Cast", "Identity", "Erf", "Tanh", "Relu", "Sigmoid"}
+_BY_TOKEN = _ELEMENTWISE | {"MatMul", "LayerNormalization", "RMSNormalization", "Gelu", "FastGelu", "QuickGelu"}
 """Operators that compute each token of [batch, tokens, …] from the same token of their inputs."""
 
 _ATTENTION = {"Attention": 3, "MultiHeadAttention": 5}

@@ -8,7 +8,7 @@ HF folder ───────┘
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,12 +37,14 @@ class Candidate:
         kind: `onnx` (a deploycomp artifact or an .onnx file) or `torch` (a Hugging Face folder, eager FP32).
         path: The folder or file.
         task: The task of a torch candidate; None lets its config tell.
+        session: ONNX Runtime session entries of an .onnx file; an artifact brings its own.
     """
 
     name: str
     kind: Literal["onnx", "torch"]
     path: Path
     task: str | None = None
+    session: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def _onnx_file(candidate: Candidate, file: Path) -> Subject:
             hint="name an artifact folder or an .onnx file",
         )
     folder = file.parent
-    return Subject(candidate, file, _bytes_of_onnx(file), _vocabulary(folder), _max_length(folder))
+    session = {str(key): str(value) for key, value in candidate.session.items()}
+    return Subject(candidate, file, _bytes_of_onnx(file), _vocabulary(folder), _max_length(folder), session)
 
 
 def _bytes_of_onnx(model: Path) -> int:

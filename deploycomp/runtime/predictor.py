@@ -12,7 +12,7 @@ in FP32 they do not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from deploycomp.runtime.encode import (
     encode_questions,
     encode_texts,
     load_tokenizer,
+    make_feeds,
 )
 from deploycomp.runtime.inputs import EXAMPLES, check_inputs, has_words
 from deploycomp.runtime.raw import OUTPUTS, Raw, Row, run_rows
@@ -153,6 +154,19 @@ class Predictor:
             UsageError, VerificationFailed: As for calling the predictor.
         """
         return self._raw(check_inputs(self.task, inputs)[0], batch_size=batch_size, progress=progress)
+
+    def feeds(self, inputs: Any) -> Iterator[dict[str, np.ndarray]]:
+        """Make what the graph is fed with, one row at a time at its own length, without padding.
+
+        Args:
+            inputs: As for calling the predictor; a long context gives several rows.
+
+        Raises:
+            UsageError: The task does not take such an input.
+        """
+        for item in check_inputs(self.task, inputs)[0]:
+            for row in self._encode([item], progress=None)[0]:
+                yield make_feeds([row], self._names, self.settings)
 
     def labels(self, count: int) -> list[str]:
         """Return the names of *count* labels, LABEL_0 and on where the manifest has none.

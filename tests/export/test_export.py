@@ -17,7 +17,8 @@ from deploycomp.models.load import load
 from deploycomp.onnxmodel import OnnxModel
 from deploycomp.recipe import Export, Fixed, Int8, Recipe
 from deploycomp.runtime.session import open_session
-from deploycomp.steps import STEPS, Context
+from deploycomp.context import Context
+from deploycomp.steps import STEPS
 from tests import tiny
 
 CELLS = [(arch, task) for arch in tiny.ARCHITECTURES for task in tiny.tasks_of(arch)]

@@ -14,7 +14,9 @@ from hypothesis.extra import numpy as hnp
 
 from deploycomp.errors import VerificationFailed
 from deploycomp.onnxmodel import OnnxModel
-from deploycomp.quantize.int8 import LARGEST, MIN_WEIGHTS, quantize, quantize_weight
+from deploycomp.quantize.int8 import quantize
+from deploycomp.quantize.products import MIN_WEIGHTS
+from deploycomp.quantize.weights import LARGEST, quantize_weight
 from deploycomp.recipe import Int8
 from deploycomp.runtime.session import open_session
 

@@ -1,0 +1,151 @@
+"""Which rows ranges and choices are taken from: never those that the result is judged on.
+
+--calibration DATA, else the train split beside the evaluation data
+    └─ a seeded draw of it ─┬─ calibration rows: ranges, means, rounding
+                            └─ held-out rows: choices, such as the layers that stay in float
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deploycomp.errors import UsageError
+from deploycomp.onnxmodel import Facts
+from deploycomp.recipe import Calibrate, Evaluate, Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from deploycomp.data import Rows
+    from deploycomp.models.model import TorchModel
+    from deploycomp.runtime import Predictor
+
+__all__ = ["Calibration", "find_calibration"]
+
+SEED = 0
+RANDOM_LENGTH = 32
+"""Tokens of a random row: as long as an ordinary sentence."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Rows to calibrate and to choose on."""
+
+    feeds: Sequence[dict[str, np.ndarray]]
+    """What the graph is fed, one row at a time at its own length; made when it is asked for."""
+    facts: Facts
+    """Where the rows come from, for the report."""
+    held_out: Rows | None
+    """Rows of the same data that calibrate nothing; None where there are none, or no labels."""
+
+
+class _Feeds(Sequence[Any]):
+    """Feeds of inputs, one at a time: all of them together would be held in memory for nothing."""
+
+    def __init__(self, predictor: Predictor, inputs: list[Any]):
+        self._predictor, self._inputs = predictor, inputs
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return next(self._predictor.feeds([self._inputs[index]]))
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self._predictor.feeds(self._inputs)
+
+
+def find_calibration(recipe: Recipe, model: TorchModel, judged: Rows | None) -> tuple[Calibration | None, str]:
+    """Read the calibration rows of a recipe.
+
+    Args:
+        recipe: Its `calibrate`, else the train split beside its `evaluate` data.
+        model: What is calibrated.
+        judged: The rows that the result will be judged on.
+
+    Returns:
+        The rows, or None, and a sentence that says why there are none.
+
+    Raises:
+        UsageError: The rows are those that the result is judged on, or there is no such data.
+    """
+    from deploycomp.assess import source_predictor
+    from deploycomp.evaluate import inputs_of
+
+    asked = recipe.calibrate or Calibrate()
+    predictor = source_predictor(model)
+    if asked.data is None and asked.allow_random:
+        return _random(model, asked), ""
+    place = (asked.data, asked.split) if asked.data is not None else _training_data(recipe.evaluate)
+    if place is None:
+        return None, "no calibration data was given, and the evaluation data has no train split beside it"
+    found = _load(place, asked, recipe.evaluate, model)
+    if judged is not None and found.name == judged.name and found.split == judged.split:
+        raise UsageError(
+            "calibration and evaluation use the same rows",
+            where=found.name,
+            why="what is chosen on rows cannot be judged on them",
+            hint="--calibration train.jsonl",
+        )
+    picked = random.Random(SEED).sample(range(len(found)), min(len(found), asked.rows + asked.held_out))
+    facts = {"data": found.name, "split": found.split, "rows": min(asked.rows, len(picked)), "digest": found.digest}
+    feeds = _Feeds(predictor, inputs_of(_take(found, picked[: asked.rows]), predictor))
+    rest = picked[asked.rows :]
+    return Calibration(feeds, facts, _take(found, rest) if rest else None), ""
+
+
+def _training_data(evaluate: Evaluate | None) -> tuple[str, str | None] | None:
+    from deploycomp.data import find_training
+
+    return None if evaluate is None else find_training(evaluate.data)
+
+
+def _load(place: tuple[str, str | None], asked: Calibrate, evaluate: Evaluate | None, model: TorchModel) -> Rows:
+    from deploycomp.data import load_rows
+
+    data, split = place
+    named = asked.columns or (evaluate.columns if evaluate is not None and asked.data is None else {})
+    return load_rows(
+        data,
+        task=model.task,
+        split=split,
+        columns=named,
+        labels=model.labels,
+        problem_type=model.problem_type,
+        vocabulary=model.tokenizer.get_vocab() if model.task == "fill-mask" else None,
+    )
+
+
+def _take(rows: Rows, indices: Sequence[int]) -> Rows:
+    from deploycomp.data import Rows
+
+    return Rows.of(
+        [rows.rows[index] for index in sorted(indices)],
+        task=rows.task,
+        name=rows.name,
+        split=rows.split,
+        columns=rows.columns,
+        labels=rows.labels,
+        problem_type=rows.problem_type,
+        available=rows.available,
+    )
+
+
+def _random(model: TorchModel, asked: Calibrate) -> Calibration:
+    """Random tokens: ranges of no text that anybody writes, so only where they were allowed aloud."""
+    import numpy as np
+
+    draw = np.random.default_rng(SEED)
+    length = min(RANDOM_LENGTH, model.max_length)
+    vocabulary = len(model.tokenizer)
+
+    def row() -> dict[str, np.ndarray]:
+        ids = draw.integers(0, vocabulary, (1, length), np.int64)
+        every = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        return {name: every[name] for name in model.inputs}
+
+    facts = {"data": "random tokens", "split": None, "rows": asked.rows, "digest": None}
+    return Calibration([row() for _ in range(asked.rows)], facts, None)

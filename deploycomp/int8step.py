@@ -1,0 +1,251 @@
+"""The INT8 step: calibrate, smooth, quantize, choose what is fastest and what must stay in float.
+
+    FP32 graph ─ calibrate ─ smooth ─ static | dynamic ─ tune (milliseconds here) ─ restore (until --max-drop holds)
+
+Each choice is made on rows that the result is not judged on, or on milliseconds; each is in the facts with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from deploycomp.context import Context, save_and_check
+from deploycomp.errors import UsageError, VerificationFailed
+from deploycomp.onnxmodel import Facts, OnnxModel, save_graph
+from deploycomp.recipe import Benchmark, Int8
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from deploycomp.data import Rows
+    from deploycomp.quantize.calibrate import Statistics
+
+__all__ = ["Int8Step"]
+
+Activations = Literal["static", "dynamic"]
+
+RANK_ROWS = 64
+"""Held-out rows that layers are ranked on; all of them decide how many are put back."""
+
+
+_LOGITS = ("text-classification", "token-classification", "fill-mask")
+"""Tasks whose answers are distributions: they are compared by KL divergence, others by squared error."""
+
+
+class Int8Step:
+    """onnx → onnx, INT8."""
+
+    def require(self, config: Int8, context: Context) -> None:
+        """INT8 as written here is for CPUs."""
+        if context.target == "cuda":
+            raise UsageError(
+                "INT8 is for CPUs",
+                why="ONNX Runtime's CUDA provider has no kernel for it and runs every product on the CPU",
+                hint="--fp16 --target cuda",
+            )
+
+    def apply(self, config: Int8, model: OnnxModel, context: Context) -> tuple[OnnxModel, Facts]:
+        """Decide the weights' bits for the target, calibrate where there are rows, and quantize."""
+        from deploycomp.runtime.cpu import why_weight_bits
+
+        bits, why = why_weight_bits(context.target)
+        if config.weight_bits != "auto":
+            bits, why = config.weight_bits, f"asked for (target {context.target}: {why})"
+        if config.activations == "static" and context.calibration is None:
+            raise UsageError("static ranges need calibration rows", why=context.uncalibrated, hint="--calibration DATA")
+        facts: Facts = {"target": context.target, "why": why, "calibration": None, "uncalibrated": context.uncalibrated}
+        bench = _Bench(config, context, model, cast("Literal[7, 8]", bits))
+        if context.calibration is not None and config.activations != "dynamic":
+            facts.update(bench.calibrate())
+        kind: Activations = "static" if bench.statistics else "dynamic"
+        if context.tuning:
+            kind, facts["tuning"] = bench.tune(kind)
+            context.session = facts["tuning"]["session"]
+        kept, restored = bench.restore(kind)
+        facts.update(restored)
+        quantized, done = bench.quantize(kind, kept)
+        return quantized, {**facts, "activations": kind, **done}
+
+    def ensure(self, config: Int8, model: OnnxModel, facts: Facts, context: Context) -> None:
+        """Open a session and hold the answers against the source model's."""
+        if not any(done for done, _ in facts["nodes"].values()):
+            raise VerificationFailed("INT8 quantized 0 nodes")
+        save_and_check("int8", "int8", model, context)
+
+
+@dataclass
+class _Bench:
+    """One FP32 graph on the bench, and what is known about it."""
+
+    config: Int8
+    context: Context
+    model: OnnxModel
+    bits: Literal[7, 8]
+    statistics: Mapping[str, Statistics] | None = None
+    smoothed: Path | None = None
+
+    def fresh(self) -> OnnxModel:
+        """The FP32 graph anew, its weights mapped from disk: quantizing works in place."""
+        import onnx_ir as ir
+
+        path = self.smoothed or self.context.graph("export")
+        return OnnxModel(ir.load(path), self.model.task, self.model.inputs, self.model.outputs)
+
+    def calibrate(self) -> Facts:
+        """Take the statistics, smooth, and take them again where that changed something."""
+        from deploycomp.quantize.calibrate import calibrate
+        from deploycomp.quantize.products import inputs_of_products
+        from deploycomp.quantize.saturation import saturation
+        from deploycomp.quantize.smooth import smooth
+
+        calibration = self.context.calibration
+        assert calibration is not None
+        model, path, say = self.fresh(), self.context.graph("export"), self.context.say
+        names = inputs_of_products(model)
+        self.statistics = calibrate(model, path, calibration.feeds, names, progress=say)
+        smoothing: list[Facts] = []
+        if self.config.smooth:
+            model, smoothing = smooth(model, self.statistics, bits=self.bits, explicit=True)
+            if any(each["alpha"] for each in smoothing):
+                path = self.save(model, "smooth")
+                self.smoothed = path
+                self.statistics = calibrate(model, path, calibration.feeds, inputs_of_products(model), progress=say)
+        facts: Facts = {"calibration": dict(calibration.facts), "smoothing": smoothing}
+        facts["saturation"] = saturation(self.fresh(), self.statistics, bits=self.bits, method=self.config.ranges)
+        return facts
+
+    def quantize(self, kind: Activations, kept: Sequence[str] = ()) -> tuple[OnnxModel, Facts]:
+        """An INT8 graph with activations of *kind* and some layers left in float."""
+        from deploycomp.quantize import quantize
+
+        return quantize(
+            self.fresh(),
+            self.config,
+            bits=self.bits,
+            ops=self.context.recipe.export.ops,
+            statistics=self.statistics,
+            activations=kind,
+            method=self.config.ranges,
+            keep_float=[*self.config.keep_float, *kept],
+        )
+
+    def save(self, model: OnnxModel, name: str) -> Path:
+        """Write a graph into scratch."""
+        path = self.context.work / name / "graph.onnx"
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        save_graph(model.model, path, external_data_bytes=1 << 62 if model.nbytes < 1 << 30 else 0, size=model.nbytes)
+        return path
+
+    def tune(self, default: Activations) -> tuple[Activations, Facts]:
+        """Measure static against dynamic activations, with the FP32 graph for comparison."""
+        from deploycomp.tuning import tune
+
+        kinds: list[Activations] = [default]
+        if self.config.activations == "auto" and self.statistics:
+            kinds.append("dynamic")
+        graphs, refused = dict[str, Path](), dict[str, str]()
+        for kind in kinds:
+            path = self.save(self.quantize(kind)[0], f"tune-{kind}")
+            try:
+                self.context.check(path, "int8", stage=f"{kind} variant")
+            except VerificationFailed as error:
+                refused[kind] = str(error.why or error)
+                continue
+            self.context.describe(path)
+            graphs[kind] = path
+        if not graphs:
+            return default, {"seconds": 0.0, "kept": default, "session": {}, "variants": []}  # `ensure` says it aloud
+        self.context.describe(self.context.graph("export"))
+        graphs["=fp32"] = self.context.graph("export")
+        tuned = tune(graphs, self.context.recipe.benchmark or Benchmark(), refused=refused, progress=self.context.say)
+        return cast("Activations", tuned.graph), tuned.facts
+
+    def restore(self, kind: Activations) -> tuple[tuple[str, ...], Facts]:
+        """Put layers back to float until the goal holds on held-out rows, first those that bring most a millisecond."""
+        evaluate, calibration = self.context.recipe.evaluate, self.context.calibration
+        if evaluate is None or evaluate.max_drop is None or calibration is None or calibration.held_out is None:
+            return (), {}
+        judge = _Judge(self, kind, calibration.held_out, evaluate.max_drop)
+        if judge.good(frozenset()):
+            return (), {"restored": {"layers": [], "drop": judge.drop, "rows": len(calibration.held_out)}}
+        from deploycomp.quantize.sensitivity import rank, restore_until
+
+        table = rank(
+            judge.answers,
+            judge.reference(),
+            judge.milliseconds(),
+            logits=self.model.task in _LOGITS,
+            progress=self.context.say,
+        )
+        order = [row["layer"] for row in table if row["recovered"] > 0]
+        kept, trail = restore_until(judge.remember, order, lambda _: judge.good(judge.last))
+        layers = sorted(kept)
+        facts = {"layers": layers, "drop": judge.drop, "rows": len(calibration.held_out), "trail": trail}
+        return tuple(layers), {"restored": facts, "sensitivity": table}
+
+
+class _Judge:
+    """Answers of candidates on held-out rows."""
+
+    def __init__(self, bench: _Bench, kind: Activations, rows: Rows, max_drop: float):
+        self.bench, self.rows, self.max_drop = bench, rows, max_drop
+        self.kind: Activations = kind
+        self.last: frozenset[str] = frozenset()
+        self.drop = 0.0
+
+    def graph(self, kept: frozenset[str]) -> Path:
+        """The INT8 graph with these layers in float, on disk."""
+        return self.bench.save(self.bench.quantize(self.kind, sorted(kept))[0], "restore")
+
+    def answers(self, kept: frozenset[str]) -> list[np.ndarray]:
+        """Its main output on some rows, one array a row."""
+        return self._run(self.graph(kept))
+
+    def reference(self) -> list[np.ndarray]:
+        """The FP32 answers on the same rows."""
+        return self._run(self.bench.context.graph("export"))
+
+    def _run(self, path: Path) -> list[np.ndarray]:
+        predictor = self.bench.context.predictor(path)
+        inputs = self._inputs(predictor)[:RANK_ROWS]
+        name = self.bench.model.outputs[0]
+        return [row.outputs[name] for rows in predictor.raw(inputs, batch_size=1).rows for row in rows]
+
+    def _inputs(self, predictor: Any) -> list[Any]:
+        from deploycomp.evaluate import inputs_of
+
+        return inputs_of(self.rows, predictor)
+
+    def remember(self, kept: frozenset[str]) -> list[np.ndarray]:
+        """Only note which layers are asked about: `good` runs them on every row."""
+        self.last = kept
+        return []
+
+    def good(self, kept: frozenset[str]) -> bool:
+        """Whether the drop on all held-out rows is within the goal."""
+        from deploycomp.evaluate import evaluate_candidates
+
+        context = self.bench.context
+        pair = {"source": context.predictor(context.graph("export")), "artifact": context.predictor(self.graph(kept))}
+        found = evaluate_candidates(pair, self.rows)
+        self.drop = float(found["drop"]["artifact"]["value"])
+        return self.drop <= self.max_drop
+
+    def milliseconds(self) -> dict[str, float]:
+        """Layer → what INT8 saves there, on this machine."""
+        from deploycomp.quantize.costs import Costs
+        from deploycomp.quantize.products import products
+
+        shapes = self.bench.context.recipe.benchmark or Benchmark()
+        costs = Costs(max(shapes.batch_size) * max(shapes.sequence_length))
+        left = {entry["name"] for entry in self.bench.quantize(self.kind)[1]["layers"]}
+        gains: dict[str, float] = {}
+        for each in products(self.bench.fresh().model.graph):
+            if each.name in left:
+                inputs, outputs = each.matrix.shape
+                gains[each.name] = costs.gain(inputs, outputs, self.kind)
+        return gains
