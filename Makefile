@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format test-compat bench-optimum bench-cost readme-table lock clean
+.PHONY: help demo test check format test-compat bench-peers bench-accuracy bench-cost readme-table lock clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -27,11 +27,14 @@ format: $(VENV)/.installed-dev  ## Format the code.
 	$(BIN)/ruff format .
 
 test-compat: $(VENV)/.installed-dev  ## Load our artifacts with optimum's ORTModel classes, in their own venv.
-	$(BIN)/python benchmarks/peer_venv.py
+	$(BIN)/python benchmarks/peers/venvs.py optimum
 	$(BIN)/python -m pytest -m compat tests/compat
 
-bench-optimum: $(VENV)/.installed-dev  ## Latency and accuracy against optimum's dynamic INT8, side by side.
-	$(BIN)/python benchmarks/against_optimum.py
+bench-peers: $(VENV)/.installed-dev  ## Latency, accuracy and memory against every INT8 peer, side by side.
+	$(BIN)/python benchmarks/peers/run.py
+
+bench-accuracy: $(VENV)/.installed-dev  ## What INT8 costs in answers, on six tasks.
+	$(BIN)/python benchmarks/accuracy.py
 
 bench-cost: $(VENV)/.installed-dev  ## Time and memory of the export itself.
 	$(BIN)/python benchmarks/cost.py

@@ -114,10 +114,10 @@ class Loaded:
 
 @pytest.fixture(scope="module")
 def peer_python() -> Path:
-    made = runpy.run_path(str(ROOT / "benchmarks" / "peer_venv.py"))["peer_python"]()
-    if made is None:
-        pytest.skip("the venv with optimum-onnx is missing or of other pins: python benchmarks/peer_venv.py makes it")
-    return made
+    venv = runpy.run_path(str(ROOT / "benchmarks" / "peers" / "venvs.py"))["OPTIMUM"]
+    if not venv.complete:
+        pytest.skip("the venv with optimum-onnx is missing or of other pins: make test-compat makes it")
+    return venv.python
 
 
 @pytest.fixture(scope="module")
