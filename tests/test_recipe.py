@@ -35,7 +35,7 @@ FRACTION = st.floats(0, 1, allow_nan=False)
 EXPORTS = st.builds(
     Export,
     ops=st.sampled_from(["fused", "standard"]),
-    opset=st.none() | st.integers(18, 24),
+    opset=st.none() | st.integers(18, 26),
     fixed=st.builds(Fixed, batch=st.none() | POSITIVE, sequence=st.none() | POSITIVE),
     external_data_bytes=st.integers(0, 2**40),
 )
@@ -143,7 +143,7 @@ BAD = [
     ("steps: [{}]", "recipe: steps.0", "discriminator 'step'", None, None),
     ("steps: [{step: int9}]", "recipe: steps.0", "'int9' found using 'step' does not match", None, None),
     ("steps: [{step: export, opset: 17}]", "recipe: steps.0.export.opset", "greater than or equal to 18", None, None),
-    ("steps: [{step: export, opset: 25}]", "recipe: steps.0.export.opset", "less than or equal to 24", None, None),
+    ("steps: [{step: export, opset: 27}]", "recipe: steps.0.export.opset", "less than or equal to 26", None, None),
     ("steps: [{step: export, ops: fast}]", "recipe: steps.0.export.ops", "'fused' or 'standard'", None, None),
     ("steps: [{step: export, fixed: {batch: 0}}]", "recipe: steps.0.export.fixed.batch", "greater than", None, None),
     ("steps: [{step: export}, {step: int8, weight_bits: 4}]", "recipe: steps.1.int8.weight_bits", "7 or 8", None, None),
@@ -251,7 +251,7 @@ def test_recipes_are_found_in_an_installed_package(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("recipe", "opset"),
     [
-        (Recipe(), 24),
+        (Recipe(), 26),
         (Recipe(steps=(Export(opset=20),)), 20),
         (Recipe(steps=(Export(ops="standard"),)), 18),
         (Recipe(target="cuda"), 18),

@@ -1,6 +1,6 @@
 """Attention and activations emitted as ONNX Runtime's own operators while the graph is traced.
 
-    softmax(Q Kᵀ · s + mask) V   →   Attention(Q, K, V, bias | –, …, tokens of each row)      from opset 24
+    softmax(Q Kᵀ · s + mask) V   →   Attention(Q, K, V, bias | –, …, tokens of each row)      from opset 26
                                  →   com.microsoft.MultiHeadAttention(Q, K, V, –, padding | –, bias)
     x · Φ(x)                     →   com.microsoft.Gelu(x)
     0.5 x (1 + tanh(…))          →   com.microsoft.FastGelu(x)
@@ -34,8 +34,11 @@ from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 __all__ = ["emit_fused", "emit_standard"]
 
-ATTENTION_OPSET = 24
-"""The first opset whose Attention takes the number of real tokens (`nonpad_kv_seqlen`)."""
+ATTENTION_OPSET = 26
+"""Attention takes the number of real tokens from opset 24 on, but ONNX Runtime 1.24 ignores it there and answers
+wrongly. It refuses opset 26, which 1.25 reads."""
+
+_ATTENTION_SINCE = 24
 
 _CONTRIB = "com.microsoft::"
 _OUT_OF_RANGE = 1 << 20
@@ -78,7 +81,7 @@ def _attention(
     bias = mask if mask is not None and mask.dim() == 4 else None
     inputs = _trim(q, k, v, bias, None, None, tokens)
     attributes = {"q_num_heads": heads, "kv_num_heads": heads, "scale": float(scaling)}
-    return _split(_symbolic("Attention", inputs, attributes, q, ATTENTION_OPSET), query), None
+    return _split(_symbolic("Attention", inputs, attributes, q, _ATTENTION_SINCE), query), None
 
 
 def _contrib_attention(

@@ -36,6 +36,9 @@ _EXAMPLE_BATCH, _EXAMPLE_SEQUENCE = 2, 11
 _WRAPPERS = "model.module."
 """Where the checkpoint's own module lies in the module that is traced."""
 
+_TRACED_OPSET = 24
+"""torch writes no newer one. What an encoder uses of the newer ones differs in types that it does not use."""
+
 _FUSED_OPS = ("Attention", "MultiHeadAttention", "Gelu", "FastGelu", "QuickGelu")
 
 
@@ -61,7 +64,7 @@ def export(model: TorchModel, config: Export, *, opset: int) -> tuple[OnnxModel,
     Args:
         model: The loaded model, on the CPU.
         config: Operators, type and fixed dimensions.
-        opset: Of ai.onnx; from 24 on attention is its own operator.
+        opset: Of ai.onnx; from 26 on attention is its own operator.
 
     Returns:
         The graph and the facts: nodes, fused operators, and what stayed unfused and why.
@@ -99,7 +102,7 @@ def _trace(forward: nn.Module, model: TorchModel, config: Export, opset: int) ->
                 kwargs=example,
                 dynamic_shapes={name: dict(dims) for name in model.inputs},
                 dynamo=True,
-                opset_version=opset,
+                opset_version=min(opset, _TRACED_OPSET),
                 input_names=list(model.inputs),
                 output_names=list(model.outputs),
                 verbose=False,
@@ -119,6 +122,7 @@ def _trace(forward: nn.Module, model: TorchModel, config: Export, opset: int) ->
             f"the model cannot be traced: {model.config.model_type}", why=reason, hint="run again with -v"
         ) from error
     assert program is not None  # dynamo=True always returns a program
+    program.model.opset_imports[""] = opset
     return program.model
 
 

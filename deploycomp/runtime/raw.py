@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,10 @@ class Row:
     [masked positions, vocabulary]."""
 
 
+_Found = list[tuple[int, Row]]
+"""Place of a row and the row, for one batch."""
+
+
 @dataclass(frozen=True)
 class Raw:
     """The raw outputs of every input, in the order of the inputs."""
@@ -58,6 +63,7 @@ def run_rows(
     settings: Settings,
     keep: Sequence[np.ndarray | None],
     batch_size: int,
+    streams: int = 1,
     progress: Progress | None = None,
 ) -> list[Row]:
     """Run rows in batches of similar length.
@@ -70,6 +76,7 @@ def run_rows(
         settings: See `Settings`; a fixed batch overrules *batch_size*.
         keep: For each row the tokens whose outputs are kept, None for all.
         batch_size: Rows in a batch at most.
+        streams: Batches that run at once, each in a thread of its own.
         progress: Called with ("predict", fraction of the tokens).
 
     Returns:
@@ -82,20 +89,41 @@ def run_rows(
     if batch_size < 1:
         raise UsageError(f"a batch has at least one row, not {batch_size}", where="batch_size")
     lengths = [settings.fixed_sequence or len(row) for row in encoded]
-    rows: dict[int, Row] = {}
-    done, total = 0, sum(lengths)
-    for batch in plan_batches(lengths, settings.fixed_batch or batch_size):
+    batches = plan_batches(lengths, settings.fixed_batch or batch_size, fixed=settings.fixed_batch is not None)
+
+    def answer(batch: list[int]) -> list[tuple[int, Row]]:
         feeds = make_feeds([encoded[index] for index in batch], names, settings)
         outputs = dict(zip(OUTPUTS[task], run(feeds, OUTPUTS[task]), strict=True))
+        found: list[tuple[int, Row]] = []
         for place, index in enumerate(batch):
             mine = {name: array[place] for name, array in outputs.items()}
             if task not in PER_TEXT:
                 mine = _unpad(mine, encoded[index], keep[index], settings)
-            rows[index] = Row(encoded[index], _checked(mine, item=encoded[index].item))
-        done += sum(lengths[index] for index in batch)
+            found.append((index, Row(encoded[index], _checked(mine, item=encoded[index].item))))
+        return found
+
+    rows: dict[int, Row] = {}
+    done, total = 0, sum(lengths)
+    for found in _spread(answer, batches, streams):
+        rows.update(found)
+        done += sum(lengths[index] for index, _ in found)
         if progress:
             progress("predict", done / total if total else 1.0)
     return [rows[index] for index in range(len(encoded))]
+
+
+def _spread(answer: Callable[[list[int]], _Found], batches: list[list[int]], streams: int) -> Iterator[_Found]:
+    """The answers to every batch, in order; some batches at once where that was asked for."""
+    if streams < 2:
+        yield from map(answer, batches)
+        return
+    with ThreadPoolExecutor(streams, thread_name_prefix="deploycomp") as pool:
+        futures = [pool.submit(answer, batch) for batch in batches]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _unpad(

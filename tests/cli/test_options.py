@@ -106,7 +106,7 @@ def test_columns_refuse(pair: str):
         (["export", "m", "--fixed", "batch"], "--fixed takes batch=N"),
         (["export", "m", "--target", "toaster"], "'portable'"),
         (["export", "m", "--task", "chat"], "'fill-mask'"),
-        (["export", "m", "--opset", "99"], "less than or equal to 24"),
+        (["export", "m", "--opset", "99"], "less than or equal to 26"),
         (["export", "m", "--ops", "fancy"], "'fused' or 'standard'"),
         (["export", "m", "--layout", "flat"], "'transformers.js'"),
         (["export", "m", "--external-data-bytes", "-1"], "greater than or equal to 0"),

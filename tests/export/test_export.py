@@ -124,7 +124,7 @@ def test_standard_writes_only_ai_onnx(arch: str, tmp_path: Path):
     assert "as asked (--ops standard)" in exported["notes"][0]
 
 
-@pytest.mark.parametrize("opset", [20, 23])
+@pytest.mark.parametrize("opset", [20, 23, 25])
 def test_newer_opsets(opset: int, tmp_path: Path):
     onnx, _, _ = run_steps(build(tmp_path), Recipe(steps=(Export(opset=opset), Int8())), tmp_path / "work")
     assert onnx.model.opset_imports[""] == opset

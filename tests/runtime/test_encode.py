@@ -22,18 +22,26 @@ TEXTS = st.text(alphabet="abcdefgh .,-é漢😀\n", max_size=60)
 def test_every_row_is_in_one_batch_and_waste_is_bounded(lengths: list[int], batch_size: int):
     batches = encode.plan_batches(lengths, batch_size)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert 1 <= len(batch) <= batch_size
-        sizes = [lengths[index] for index in batch]
-        assert max(sizes) <= max(encode.LENGTH_RATIO * min(sizes), min(sizes) + encode.LENGTH_SLACK)
-        waste = sum(max(sizes) - size for size in sizes)
-        assert waste <= max(0.2 * max(sizes), encode.LENGTH_SLACK) * len(sizes)
+    assert all(1 <= len(batch) <= batch_size for batch in batches)
+
+    def cost(plan: list[list[int]]) -> int:
+        return sum(len(each) * max(lengths[index] for index in each) + encode.CALL_TOKENS for each in plan)
+
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    full = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    assert cost(batches) <= min(cost(full), cost([[index] for index in order]))
 
 
 def test_batches_are_stable_and_longest_first():
     assert encode.plan_batches([5, 9, 5, 9], 2) == [[1, 3], [0, 2]]
     assert encode.plan_batches([], 4) == []
     assert encode.plan_batches([500, 5], 4) == [[0], [1]]
+    assert encode.plan_batches([20, 19, 19, 18], 4) == [[0, 1, 2, 3]]  # 4 tokens of padding cost less than a call
+
+
+def test_a_fixed_batch_is_filled():
+    assert encode.plan_batches([9, 9, 5, 5], 4, fixed=True) == [[0, 1, 2, 3]]
+    assert encode.plan_batches([9, 9, 5, 5], 4) == [[0, 1], [2, 3]]
 
 
 def test_settings_are_read_from_the_manifest():
