@@ -158,4 +158,6 @@ def _translate(error: Exception, *, model: Path, providers: Sequence[str]) -> De
 
     unknown = "not a registered function/op" in text or "No Op registered" in text
     hint = f"this is onnxruntime {ort.__version__}; a newer one may know the operator" if unknown else None
+    if "opset" in text.lower() and "under development" in text:
+        hint = f"this is onnxruntime {ort.__version__}: pip install --upgrade onnxruntime, or export with --opset 18"
     return InputRefused("ONNX Runtime refuses the model", where=where, why=text, hint=hint)

@@ -66,6 +66,16 @@ def test_a_missing_kernel_names_operator_and_node(tmp_path: Path):
     assert "Could not find an implementation" in str(caught.value.why)
 
 
+def test_a_graph_that_is_newer_than_the_runtime_says_what_to_type(tmp_path: Path):
+    path = _one_node(tmp_path / "m.onnx", "Sigmoid", TensorProto.FLOAT)
+    graph = onnx.load(path)
+    graph.opset_import[0].version = 99
+    onnx.save(graph, path)
+    with pytest.raises(InputRefused, match="refuses the model") as caught:
+        session.open_session(path)
+    assert "or export with --opset 18" in str(caught.value.hint)
+
+
 def test_an_invalid_graph_is_refused(tmp_path: Path):
     path = _one_node(tmp_path / "m.onnx", "Sigmoid", TensorProto.INT8)
     with pytest.raises(InputRefused, match="refuses the model") as caught:
