@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from deploycomp.models.model import TorchModel
     from deploycomp.runtime import Predictor
 
-__all__ = ["Calibration", "find_calibration"]
+__all__ = ["Calibration", "find_calibration", "graph_predictor"]
 
 SEED = 0
 RANDOM_LENGTH = 32
@@ -72,18 +72,17 @@ def find_calibration(recipe: Recipe, model: TorchModel, judged: Rows | None) -> 
     Raises:
         UsageError: The rows are those that the result is judged on, or there is no such data.
     """
-    from deploycomp.assess import source_predictor
     from deploycomp.evaluate import inputs_of
 
     asked = recipe.calibrate or Calibrate()
-    predictor = source_predictor(model)
-    if asked.data is None and asked.allow_random:
-        return _random(model, asked), ""
-    place = (asked.data, asked.split) if asked.data is not None else _training_data(recipe.evaluate)
+    predictor = graph_predictor(recipe, model)
+    place = (asked.data, asked.split) if asked.data is not None else _training_data(recipe.evaluate, judged)
+    if place is None and asked.allow_random:
+        return _random(recipe, model, asked), ""
     if place is None:
         return None, "no calibration data was given, and the evaluation data has no train split beside it"
     found = _load(place, asked, recipe.evaluate, model)
-    if judged is not None and found.name == judged.name and found.split == judged.split:
+    if judged is not None and _same(found, judged):
         raise UsageError(
             "calibration and evaluation use the same rows",
             where=found.name,
@@ -97,10 +96,31 @@ def find_calibration(recipe: Recipe, model: TorchModel, judged: Rows | None) -> 
     return Calibration(feeds, facts, _take(found, rest) if rest else None), ""
 
 
-def _training_data(evaluate: Evaluate | None) -> tuple[str, str | None] | None:
+def graph_predictor(recipe: Recipe, model: TorchModel) -> Predictor:
+    """The source model as a `Predictor` that pads as the graph will need it: to the dimensions that it fixes."""
+    from deploycomp.assess import source_predictor
+    from deploycomp.runtime import Predictor
+
+    source = source_predictor(model)
+    runtime = {**source.runtime, "fixed": recipe.export.fixed.model_dump()}
+    return Predictor(source.tokenizer, {**source.manifest, "runtime": runtime}, model.run)
+
+
+def _training_data(evaluate: Evaluate | None, judged: Rows | None) -> tuple[str, str | None] | None:
+    """The train split beside the evaluation data, unless that is what the result is judged on."""
     from deploycomp.data import find_training
 
-    return None if evaluate is None else find_training(evaluate.data)
+    if evaluate is None or (judged is not None and judged.split == "train"):
+        return None
+    return find_training(evaluate.data)
+
+
+def _same(found: Rows, judged: Rows) -> bool:
+    """Whether two data sets are one: of one name and split, or of the same inputs row by row."""
+    if (found.name, found.split) == (judged.name, judged.split):
+        return True
+    inputs = [{name: row.get(name) for name in found.rows[0]} for row in judged.rows]
+    return inputs == found.rows
 
 
 def _load(place: tuple[str, str | None], asked: Calibrate, evaluate: Evaluate | None, model: TorchModel) -> Rows:
@@ -116,6 +136,7 @@ def _load(place: tuple[str, str | None], asked: Calibrate, evaluate: Evaluate | 
         labels=model.labels,
         problem_type=model.problem_type,
         vocabulary=model.tokenizer.get_vocab() if model.task == "fill-mask" else None,
+        labeled=evaluate is not None and evaluate.max_drop is not None,  # ranges need no labels, a goal does
     )
 
 
@@ -134,16 +155,17 @@ def _take(rows: Rows, indices: Sequence[int]) -> Rows:
     )
 
 
-def _random(model: TorchModel, asked: Calibrate) -> Calibration:
+def _random(recipe: Recipe, model: TorchModel, asked: Calibrate) -> Calibration:
     """Random tokens: ranges of no text that anybody writes, so only where they were allowed aloud."""
     import numpy as np
 
     draw = np.random.default_rng(SEED)
-    length = min(RANDOM_LENGTH, model.max_length)
+    fixed = recipe.export.fixed
+    shape = fixed.batch or 1, fixed.sequence or min(RANDOM_LENGTH, model.max_length)
     vocabulary = len(model.tokenizer)
 
     def row() -> dict[str, np.ndarray]:
-        ids = draw.integers(0, vocabulary, (1, length), np.int64)
+        ids = draw.integers(0, vocabulary, shape, np.int64)
         every = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         return {name: every[name] for name in model.inputs}
 

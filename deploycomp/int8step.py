@@ -7,7 +7,7 @@ Each choice is made on rows that the result is not judged on, or on milliseconds
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -67,6 +67,9 @@ class Int8Step:
         kept, restored = bench.restore(kind)
         facts.update(restored)
         quantized, done = bench.quantize(kind, kept)
+        for each in done["left_in_float"]:
+            if str(each["node"]).rsplit("/", 1)[0] in kept:
+                each["reason"] = "put back to float: without it the goal does not hold"
         return quantized, {**facts, "activations": kind, **done}
 
     def ensure(self, config: Int8, model: OnnxModel, facts: Facts, context: Context) -> None:
@@ -94,6 +97,10 @@ class _Bench:
         path = self.smoothed or self.context.graph("export")
         return OnnxModel(ir.load(path), self.model.task, self.model.inputs, self.model.outputs)
 
+    def part(self, start: float, end: float) -> Callable[[str, float], None]:
+        """Progress of one part of the step; a long context gives more rows than were counted."""
+        return lambda message, share: self.context.say(message, start + (end - start) * min(share, 1.0))
+
     def calibrate(self) -> Facts:
         """Take the statistics, smooth, and take them again where that changed something."""
         from deploycomp.quantize.calibrate import calibrate
@@ -103,16 +110,17 @@ class _Bench:
 
         calibration = self.context.calibration
         assert calibration is not None
-        model, path, say = self.fresh(), self.context.graph("export"), self.context.say
+        model, path = self.fresh(), self.context.graph("export")
         names = inputs_of_products(model)
-        self.statistics = calibrate(model, path, calibration.feeds, names, progress=say)
+        self.statistics = calibrate(model, path, calibration.feeds, names, progress=self.part(0.0, 0.2))
         smoothing: list[Facts] = []
         if self.config.smooth:
             model, smoothing = smooth(model, self.statistics, bits=self.bits, explicit=True)
             if any(each["alpha"] for each in smoothing):
                 path = self.save(model, "smooth")
                 self.smoothed = path
-                self.statistics = calibrate(model, path, calibration.feeds, inputs_of_products(model), progress=say)
+                names = inputs_of_products(model)
+                self.statistics = calibrate(model, path, calibration.feeds, names, progress=self.part(0.2, 0.4))
         facts: Facts = {"calibration": dict(calibration.facts), "smoothing": smoothing}
         facts["saturation"] = saturation(self.fresh(), self.statistics, bits=self.bits, method=self.config.ranges)
         return facts
@@ -161,7 +169,8 @@ class _Bench:
             return default, {"seconds": 0.0, "kept": default, "session": {}, "variants": []}  # `ensure` says it aloud
         self.context.describe(self.context.graph("export"))
         graphs["=fp32"] = self.context.graph("export")
-        tuned = tune(graphs, self.context.recipe.benchmark or Benchmark(), refused=refused, progress=self.context.say)
+        shapes = self.context.recipe.benchmark or Benchmark()
+        tuned = tune(graphs, shapes, refused=refused, progress=self.part(0.4, 0.8))
         return cast("Activations", tuned.graph), tuned.facts
 
     def restore(self, kind: Activations) -> tuple[tuple[str, ...], Facts]:
@@ -171,7 +180,7 @@ class _Bench:
             return (), {}
         judge = _Judge(self, kind, calibration.held_out, evaluate.max_drop)
         if judge.good(frozenset()):
-            return (), {"restored": {"layers": [], "drop": judge.drop, "rows": len(calibration.held_out)}}
+            return (), {"restored": {"layers": [], "drop": judge.drop(frozenset()), "rows": len(calibration.held_out)}}
         from deploycomp.quantize.sensitivity import rank, restore_until
 
         table = rank(
@@ -179,12 +188,12 @@ class _Bench:
             judge.reference(),
             judge.milliseconds(),
             logits=self.model.task in _LOGITS,
-            progress=self.context.say,
+            progress=self.part(0.8, 1.0),
         )
         order = [row["layer"] for row in table if row["recovered"] > 0]
         kept, trail = restore_until(judge.remember, order, lambda _: judge.good(judge.last))
         layers = sorted(kept)
-        facts = {"layers": layers, "drop": judge.drop, "rows": len(calibration.held_out), "trail": trail}
+        facts = {"layers": layers, "drop": judge.drop(kept), "rows": len(calibration.held_out), "trail": trail}
         return tuple(layers), {"restored": facts, "sensitivity": table}
 
 
@@ -195,7 +204,7 @@ class _Judge:
         self.bench, self.rows, self.max_drop = bench, rows, max_drop
         self.kind: Activations = kind
         self.last: frozenset[str] = frozenset()
-        self.drop = 0.0
+        self._drops: dict[frozenset[str], float] = {}
 
     def graph(self, kept: frozenset[str]) -> Path:
         """The INT8 graph with these layers in float, on disk."""
@@ -227,13 +236,18 @@ class _Judge:
 
     def good(self, kept: frozenset[str]) -> bool:
         """Whether the drop on all held-out rows is within the goal."""
+        return self.drop(kept) <= self.max_drop
+
+    def drop(self, kept: frozenset[str]) -> float:
+        """The fall of the task metric on all held-out rows with these layers in float."""
         from deploycomp.evaluate import evaluate_candidates
 
-        context = self.bench.context
-        pair = {"source": context.predictor(context.graph("export")), "artifact": context.predictor(self.graph(kept))}
-        found = evaluate_candidates(pair, self.rows)
-        self.drop = float(found["drop"]["artifact"]["value"])
-        return self.drop <= self.max_drop
+        if kept not in self._drops:
+            context = self.bench.context
+            paths = {"source": context.graph("export"), "artifact": self.graph(kept)}
+            found = evaluate_candidates({name: context.predictor(path) for name, path in paths.items()}, self.rows)
+            self._drops[kept] = float(found["drop"]["artifact"]["value"])
+        return self._drops[kept]
 
     def milliseconds(self) -> dict[str, float]:
         """Layer → what INT8 saves there, on this machine."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from deploycomp import layout
 from deploycomp.artifact import Artifact, Staging, stage, translate_os_error
 from deploycomp.assess import source_predictor
-from deploycomp.calibration import find_calibration
+from deploycomp.calibration import find_calibration, graph_predictor
 from deploycomp.context import Context
 from deploycomp.errors import UsageError
 from deploycomp.onnxmodel import DATA_SUFFIX, Facts, file_bytes
@@ -175,7 +175,7 @@ def _rows(recipe: Recipe, model: TorchModel) -> Rows | None:
 def _prepare(run: _Run, rows: Rows | None) -> None:
     """Give the steps what they may choose on: rows of their own, and this machine's clock."""
     context, recipe = run.context, run.recipe
-    context.source, context.side = source_predictor(run.value), run.staging.path
+    context.source, context.side = graph_predictor(recipe, run.value), run.staging.path
     if any(step.step == "int8" for step in recipe.steps):
         context.calibration, context.uncalibrated = find_calibration(recipe, run.value, rows)
         context.tuning = recipe.tune if recipe.tune is not None else recipe.target == "auto"

@@ -50,7 +50,7 @@ def build_recipe(
             step.update(_given(export))
     if int8 and all(step.get("step") != "int8" for step in steps):
         steps.append({"step": "int8"})
-    _quantization(steps, _given(quantization))
+    _quantization(steps, _given(quantization), _given(calibrate))
     data["steps"] = steps
     if _given(calibrate):
         data["calibrate"] = {**(data.get("calibrate") or {}), **_given(calibrate)}
@@ -66,11 +66,21 @@ def build_recipe(
     return Recipe.check(data, where=recipe or "command line")
 
 
-def _quantization(steps: list[Values], given: Values) -> None:
+_SPELLING = {
+    "activations": "--activations",
+    "ranges": "--calibration-method",
+    "keep_float": "--keep-float",
+    "data": "--calibration",
+    "rows": "--calibration-rows",
+    "allow_random": "--allow-random-calibration",
+}
+
+
+def _quantization(steps: list[Values], given: Values, calibrate: Values) -> None:
     int8 = [step for step in steps if step.get("step") == "int8"]
-    if given and not int8:
-        spelling = {"activations": "--activations", "ranges": "--calibration-method", "keep_float": "--keep-float"}
-        raise UsageError(f"{', '.join(spelling[name] for name in given)} needs an INT8 step", hint="--int8")
+    if (given or calibrate) and not int8:
+        flags = ", ".join(_SPELLING[name] for name in (*given, *calibrate))
+        raise UsageError(f"{flags} needs an INT8 step", hint="--int8")
     for step in int8:
         step.update(given)
 

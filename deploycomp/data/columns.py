@@ -37,6 +37,9 @@ ALIASES = {
 
 _PAIR_TASKS = ("sentence-similarity", "feature-extraction")
 
+ANSWERS = frozenset({"label", "tags", "answers", "score"})
+"""Our columns that hold what is to be predicted."""
+
 COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "text-classification": (("text", "label"), ("text_pair",)),
     "token-classification": (("tokens", "tags"), ()),
@@ -48,19 +51,28 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """Task → our columns that must be there, and those that may be."""
 
 
-def columns_of(task: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def columns_of(task: str, *, labeled: bool = True) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return our column names for a task: those that must be there, and those that may be.
+
+    Args:
+        task: What the model does.
+        labeled: False leaves out what is to be predicted.
 
     Raises:
         UsageError: There is nothing to evaluate for such a task.
     """
     if task not in COLUMNS:
         raise UsageError(f"task '{task}' has no metric", why=f"tasks with one: {', '.join(COLUMNS)}")
-    return COLUMNS[task]
+    required, optional = COLUMNS[task]
+    if labeled:
+        return required, optional
+    free = ("text_pair",) if task in _PAIR_TASKS else ()  # one sentence is enough where nothing is compared
+    given = tuple(name for name in required if name not in ANSWERS and name not in free)
+    return given, (*free, *(name for name in optional if name not in ANSWERS))
 
 
 def find_columns(
-    found: Sequence[str], *, task: str, named: Mapping[str, str] | None = None, where: str
+    found: Sequence[str], *, task: str, named: Mapping[str, str] | None = None, labeled: bool = True, where: str
 ) -> dict[str, str]:
     """Map our columns to those of the data.
 
@@ -68,6 +80,7 @@ def find_columns(
         found: The columns of the data.
         task: The task, which says what is needed.
         named: What the user named, our name → theirs; these are not guessed.
+        labeled: False leaves out what is to be predicted.
         where: The data, for errors.
 
     Returns:
@@ -76,10 +89,12 @@ def find_columns(
     Raises:
         UsageError: A column is missing, ambiguous, or named but not there.
     """
-    required, optional = columns_of(task)
-    chosen = _check_named(dict(named or {}), found, (*required, *optional), where=where)
+    required, optional = columns_of(task, labeled=labeled)
+    kept = {ours: theirs for ours, theirs in (named or {}).items() if labeled or ours not in ANSWERS}
+    chosen = _check_named(kept, found, (*required, *optional), where=where)
     if "text" in required:
-        chosen = {**_find_texts(found, chosen, task=task, where=where), **chosen}
+        pairs_only = "text_pair" in required
+        chosen = {**_find_texts(found, chosen, task=task, pairs_only=pairs_only, where=where), **chosen}
     for ours in (*required, *optional):
         if ours in ALIASES and ours not in chosen:
             free = [name for name in found if name not in chosen.values()]
@@ -107,7 +122,9 @@ def _check_named(named: dict[str, str], found: Sequence[str], allowed: Sequence[
     return named
 
 
-def _find_texts(found: Sequence[str], named: Mapping[str, str], *, task: str, where: str) -> dict[str, str]:
+def _find_texts(
+    found: Sequence[str], named: Mapping[str, str], *, task: str, pairs_only: bool, where: str
+) -> dict[str, str]:
     """The column of the text, or the two of a sentence pair."""
     if "text" in named:
         partners = [second for first, second in PAIRS if first == named["text"] and second in found]
@@ -123,7 +140,7 @@ def _find_texts(found: Sequence[str], named: Mapping[str, str], *, task: str, wh
         return dict(zip(("text", "text_pair"), pairs[0], strict=True))
     if pairs:
         raise _ambiguous("text", [" + ".join(pairs[0]), *singles], found, where=where)
-    if task in _PAIR_TASKS:
+    if pairs_only:
         return {}
     text = _only("text", singles, found, where=where)
     return {} if text is None else {"text": text}

@@ -45,6 +45,14 @@ class Reader:
         self.problem_type = problem_type
         self.size = len(next(iter(values.values())))
 
+    def read_inputs(self, task: str) -> list[dict[str, Any]]:
+        """Return the rows of a task without what is to be predicted."""
+        if task == "token-classification":
+            return self._zip({"tokens": [self._words(index) for index in range(self.size)]})
+        if task == "question-answering":
+            return self._zip({name: self._strings(name) for name in ("question", "context")})
+        return self._zip(self._texts())
+
     def read(self, task: str) -> list[dict[str, Any]]:
         """Return the rows of a task."""
         if task == "text-classification":
@@ -165,12 +173,17 @@ class Reader:
         flat = iter(self._map([value for row in values for value in row], "label"))
         return [sorted({next(flat) for _ in row}) for row in values]
 
+    def _words(self, index: int) -> list[str]:
+        words = self.values["tokens"][index]
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            why = "split words are lists of strings; write them as JSON lines or Parquet"
+            raise self._refuse(index, "the row has no list of tokens", why=why)
+        return words
+
     def _tagged(self) -> list[dict[str, Any]]:
-        tokens, tags = self.values["tokens"], self.values["tags"]
+        tags = self.values["tags"]
+        tokens = [self._words(index) for index in range(self.size)]
         for index, (words, marks) in enumerate(zip(tokens, tags, strict=True)):
-            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-                why = "split words are lists of strings; write them as JSON lines or Parquet"
-                raise self._refuse(index, "the row has no list of tokens", why=why)
             if not isinstance(marks, list):
                 raise self._unlabeled(index, marks)
             if len(words) != len(marks):

@@ -101,8 +101,9 @@ def load_rows(
     labels: Sequence[str] | None = None,
     problem_type: str | None = None,
     vocabulary: Collection[str] | None = None,
+    labeled: bool = True,
 ) -> Rows:
-    """Load the rows to judge a model on.
+    """Load the rows to judge a model on, or to show it.
 
     Args:
         data: A .jsonl, .json, .csv, .tsv or .parquet file, a folder of split files, or a hub data set
@@ -114,6 +115,7 @@ def load_rows(
         labels: The model's labels in the order of its outputs; None takes those of the data.
         problem_type: As in the model's config; None looks at the labels.
         vocabulary: Tokens of the model; for fill-mask only words that are one token are masked in plain text.
+        labeled: False reads the inputs only: nothing asks for labels, or that the model knows them.
 
     Returns:
         The rows, every one of them checked.
@@ -126,11 +128,11 @@ def load_rows(
     if limit is not None and limit < 1:
         raise UsageError("a limit is at least 1 row", where=f"limit: {limit}")
     with open_table(data, split=split) as table:
-        chosen = find_columns(table.columns, task=task, named=columns, where=table.name)
+        chosen = find_columns(table.columns, task=task, named=columns, labeled=labeled, where=table.name)
         raw = table.read(list(dict.fromkeys(chosen.values())))
         values = {ours: [row[theirs] for row in raw] for ours, theirs in chosen.items()}
         reader = Reader(table, chosen, values, labels, problem_type, vocabulary)
-        rows = reader.read(task)
+        rows = reader.read(task) if labeled else reader.read_inputs(task)
     available = len(rows)
     if limit is not None and limit < available:
         kept = sorted(random.Random(SEED).sample(range(available), limit))

@@ -116,13 +116,32 @@ def find_training(data: str) -> tuple[str, str | None] | None:
     """
     path = Path(data).expanduser()
     if path.is_dir():
-        stems = {_SHARD.sub("", each.stem) for each in [*path.glob("*"), *path.glob("data/*")]}
-        return (data, "train") if "train" in stems else None
+        return (data, "train") if "train" in _splits(path) else None
     if path.exists():
         judged = [spelling for name in PREFERRED_SPLITS for spelling in SPLIT_NAMES[name]]
         beside = path.with_name(f"train{path.suffix}")
         return (str(beside), None) if path.stem in judged and beside.is_file() else None
-    return (data, "train") if _HUB_ID.fullmatch(data) else None
+    return (data, "train") if _HUB_ID.fullmatch(data) and "train" in _hub_splits(data) else None
+
+
+def _splits(folder: Path) -> dict[str, list[Path]]:
+    """Split → its files, from `test.jsonl` or `data/test-00000-of-00002.parquet`."""
+    splits: dict[str, list[Path]] = {}
+    for path in sorted([*folder.glob("*"), *folder.glob("data/*")]):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            splits.setdefault(_SHARD.sub("", path.stem), []).append(path)
+    return splits
+
+
+def _hub_splits(data: str) -> list[str]:
+    """Splits of a hub data set."""
+    import datasets
+
+    name, _, config = data.partition(":")
+    try:
+        return [str(each) for each in datasets.get_dataset_split_names(name, config or None)]
+    except Exception as error:
+        raise _hub_error(error, data) from error
 
 
 def _short_name(path: Path) -> str:
@@ -131,11 +150,8 @@ def _short_name(path: Path) -> str:
 
 
 def _folder_files(folder: Path, wanted: str | None) -> tuple[str, list[Path]]:
-    """The split to read and its files, from `test.jsonl` or `data/test-00000-of-00002.parquet`."""
-    splits: dict[str, list[Path]] = {}
-    for path in sorted([*folder.glob("*"), *folder.glob("data/*")]):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            splits.setdefault(_SHARD.sub("", path.stem), []).append(path)
+    """The split to read and its files."""
+    splits = _splits(folder)
     if not splits:
         raise UsageError(
             "the folder holds no data files",
@@ -226,12 +242,9 @@ def _hub(data: str, wanted: str | None) -> Table:
     import datasets
 
     name, _, config = data.partition(":")
+    split = _choose_split(sorted(_hub_splits(data)), wanted, where=data)
     try:
-        available = [str(each) for each in datasets.get_dataset_split_names(name, config or None)]
-        split = _choose_split(sorted(available), wanted, where=data)
         dataset: Any = datasets.load_dataset(name, config or None, split=split)
-    except DeploycompError:
-        raise
     except Exception as error:
         raise _hub_error(error, data) from error
     if not len(dataset):

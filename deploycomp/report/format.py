@@ -25,9 +25,11 @@ __all__ = [
     "plural",
     "points",
     "ratio",
+    "ratio_range",
     "scientific",
     "significant",
     "smaller",
+    "spoken",
 ]
 
 DASH = "–"
@@ -96,6 +98,14 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}"
 
 
+def spoken(value: float) -> str:
+    """Write a large count in words: 1,377,828,864 is `1.4 billion`, 72,731 as it is."""
+    for size, word in ((1e9, "billion"), (1e6, "million")):
+        if value >= size:
+            return f"{significant(value / size, 2)} {word}"
+    return f"{value:,.0f}"
+
+
 def plural(number: int, noun: str) -> str:
     """Write a count with its noun: `1 check`, `24 checks`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
@@ -140,6 +150,13 @@ def ratio(value: float | None) -> str:
         return DASH
     digits = 2 if value < 1.995 else 1 if value < 9.95 else 0
     return f"{value:,.{digits}f}×"
+
+
+def ratio_range(low: float | None, high: float | None) -> str:
+    """Write the interval of a ratio: `0.86…1.43`."""
+    if low is None or high is None or _missing(low) or _missing(high):
+        return DASH
+    return f"{ratio(low).removesuffix('×')}…{ratio(high).removesuffix('×')}"
 
 
 def _compared(value: float | None, better: str, worse: str, same: str) -> str:

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploycomp.report import format as fmt
+from deploycomp.report.choices import ratio_words, restored_layers, tuned_graphs, variant_name
 from deploycomp.report.plots import draw_plots
 from deploycomp.report.table import table_notes
 from deploycomp.report.text import block, shorten
 from deploycomp.report.verdict import change_words, headline_shape, shape_words
 from deploycomp.report.view import (
     Report,
+    Shape,
     Table,
     candidates,
+    facts_of,
     gain,
     label,
     latency,
@@ -31,6 +34,7 @@ from deploycomp.report.words import (
     float_reasons,
     recipe_yaml,
     stage_title,
+    step_choices,
     step_title,
     step_words,
 )
@@ -51,10 +55,16 @@ _UNIT = re.compile(r"(?<=[\d%→]) (?=(?:ms|MB|pt|%|CI|[−+\d]))")
 _INTERVAL = re.compile(r"[−+]?\d[\d.]*…[−+]?\d[\d.]*")
 
 SHOWN_ELSEWHERE = frozenset({"left_in_float", "layers", "notes", "why"})
+IN_TABLES = frozenset({"tuning", "sensitivity"})
+"""Facts of the INT8 step that have tables of their own."""
+
+WHAT = {"graph": "Graph", "session": "Session option"}
+LAYER_KEYS = {"activations": "Ranges", "clip": "Clipping", "bias_corrected": "Bias corrected"}
+"""What else is known of a layer; a column each, where any layer has it."""
 
 
 def to_html(report: Report) -> str:
-    """Write the report as one page, a function of everything but `created` and durations.
+    """Write the report as one page, a function of everything but `created` and the seconds of the run and its steps.
 
     Args:
         report: As in report.json, with its verdict.
@@ -102,7 +112,10 @@ def _context(report: Report) -> dict[str, Any]:
         "cells": _cells(report),
         "loads": _loads(report),
         "metrics": _metrics(report),
+        "tuning": _tuning(report),
+        "sensitivity": _sensitivity(report),
         "layers": _layers(report),
+        "layer_heads": [LAYER_KEYS[key] for key in _layer_keys(report)],
         "layers_left_out": max(0, len(report["layers"]) - MAX_LAYERS),
         "recipe": _limited(recipe_yaml(report), MAX_RECIPE),
         "machine": _machine(report["machine"]),
@@ -193,14 +206,15 @@ def _quality_cards(report: Report) -> list[dict[str, Any]]:
 
 
 def _step(step: Mapping[str, Any]) -> dict[str, Any]:
-    facts = {key: value for key, value in step["facts"].items() if key not in SHOWN_ELSEWHERE}
+    hidden = SHOWN_ELSEWHERE | (IN_TABLES if step["step"] == "int8" else frozenset())
+    facts = {key: value for key, value in step["facts"].items() if key not in hidden}
     reasons, room = [], MAX_FLOAT_NODES
     for reason, ops, nodes in float_reasons(step):
         reasons.append({"reason": reason, "ops": ops, "nodes": nodes[:room], "more": max(0, len(nodes) - room)})
         room = max(0, room - len(nodes))
     return {
         "title": step_title(step["step"]),
-        "words": step_words(step),
+        "words": [*step_words(step), *step_choices(step)],
         "reasons": reasons,
         "left": sum(len(each["nodes"]) + each["more"] for each in reasons),
         "facts": _limited(as_yaml(facts), MAX_FACTS) if facts else "",
@@ -272,7 +286,61 @@ def _metrics(report: Report) -> list[list[str]]:
     return [*rows, fields]
 
 
+def _tuning(report: Report) -> dict[str, Any] | None:
+    """Every variant that was measured or refused: a row a variant, a column a shape."""
+    facts = facts_of(report, "int8")
+    variants = (facts.get("tuning") or {}).get("variants", [])[:MAX_LAYERS]
+    if not variants:
+        return None
+    cells = [{_shape(cell): cell["p50_ms"] for cell in each.get("cells", [])} for each in variants]
+    at = sorted({shape for each in cells for shape in each})
+    threads = len({shape.threads for shape in at}) > 1
+    rows = [
+        {
+            "name": variant_name(each["name"]),
+            "what": WHAT.get(each["what"], shorten(each["what"])),
+            "times": [fmt.significant(times.get(shape)) for shape in at],
+            "ratio": fmt.DASH if each["ratio"] is None else _tied(ratio_words(each)),
+            "why": shorten(each["why"], 300),
+            "kept": each["kept"],
+        }
+        for each, times in zip(variants, cells, strict=True)
+    ]
+    first = next((variant_name(each["name"]) for each in tuned_graphs(facts)), fmt.DASH)
+    return {"shapes": [shape.named(threads=threads) for shape in at], "rows": rows, "first": first}
+
+
+def _shape(cell: Mapping[str, Any]) -> Shape:
+    return Shape(cell["threads"], cell["batch_size"], cell["sequence_length"])
+
+
+def _sensitivity(report: Report) -> dict[str, Any] | None:
+    """What each layer in float would bring and cost, the best first."""
+    facts = facts_of(report, "int8")
+    table, kept = facts.get("sensitivity") or [], set(restored_layers(facts))
+    rows = [
+        {
+            "layer": shorten(each["layer"]),
+            "fields": [fmt.scientific(each["recovered"]), fmt.significant(each["ms"]), fmt.scientific(each["ratio"])],
+            "kept": each["layer"] in kept,
+        }
+        for each in table[:MAX_LAYERS]
+    ]
+    return {"rows": rows, "left_out": len(table) - len(rows)} if rows else None
+
+
+def _layer_keys(report: Report) -> list[str]:
+    return [key for key in LAYER_KEYS if any(key in each for each in report["layers"])]
+
+
+def _layer_field(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return fmt.DASH if value is None else shorten(value)
+
+
 def _layers(report: Report) -> list[list[str]]:
+    more = _layer_keys(report)
     ranked = sorted(report["layers"], key=lambda each: (-(each["error"] or 0), each["name"]))[:MAX_LAYERS]
     return [
         [
@@ -281,6 +349,7 @@ def _layers(report: Report) -> list[list[str]]:
             fmt.megabytes(each["bytes_before"]),
             fmt.megabytes(each["bytes_after"]),
             fmt.percent(each["error"]),
+            *(_layer_field(each.get(key)) for key in more),
         ]
         for each in ranked
     ]

@@ -14,6 +14,7 @@ from deploycomp.report.words import (
     machine_words,
     parity_words,
     recipe_yaml,
+    step_choices,
     step_title,
     step_words,
 )
@@ -33,7 +34,7 @@ DIGEST_SHOWN = 12
 
 
 def to_markdown(report: Report) -> str:
-    """Write the report as Markdown, a function of everything but `created` and durations.
+    """Write the report as Markdown, a function of everything but `created` and the seconds of the run and its steps.
 
     Args:
         report: As in report.json, with its verdict.
@@ -82,6 +83,7 @@ def _steps(report: Report) -> Iterator[str]:
     for number, step in enumerate(report["steps"], start=1):
         words = "; ".join(markdown(each, MAX_SENTENCE) for each in step_words(step))
         yield f"{number}. **{markdown(step_title(step['step']))}**" + (f": {words}" if words else "")
+        yield from (f"   - {markdown(each, MAX_SENTENCE)}" for each in step_choices(step))
         reasons = float_reasons(step)
         for reason, ops, _ in reasons[:MAX_REASONS]:
             yield f"   - in float: {markdown(ops)}, because {markdown(reason, MAX_SENTENCE)}"

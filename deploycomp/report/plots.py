@@ -1,4 +1,4 @@
-"""The plots of the page: size, latency by shape, coverage, quality, error by layer."""
+"""The plots of the page: size, latency by shape, coverage, quality, error by layer, sensitivity."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploycomp.report import format as fmt
+from deploycomp.report.choices import restored_layers
 from deploycomp.report.drawing import (
     AXIS,
     BAR,
@@ -47,6 +48,7 @@ GROUP_STEP = 1.4
 """Rows for the head of a group of bars and the gap above it."""
 MAX_PLOT_SHAPES = 8
 MAX_ROLES = 14
+MAX_RANKED = 14
 MAX_DOTS = 1_000
 """Only the largest errors are drawn of a model with more layers than this."""
 ROLE_LEFT = 148.0
@@ -64,7 +66,7 @@ class Plot:
 
 
 def draw_plots(report: Report) -> list[Plot]:
-    """Draw what the report holds: size, latency, coverage, quality, error by layer; what is missing is left out.
+    """Draw what the report holds, and leave out what is missing.
 
     Args:
         report: As in report.json.
@@ -72,7 +74,8 @@ def draw_plots(report: Report) -> list[Plot]:
     Returns:
         The plots in the order of the page, the same bytes for the same report.
     """
-    drawers: tuple[Callable[[Report], Plot | None], ...] = (_size, _latency, _coverage, _quality, _layers)
+    drawers: tuple[Callable[[Report], Plot | None], ...]
+    drawers = (_size, _latency, _coverage, _quality, _layers, _sensitivity)
     with style():
         return [plot for drawer in drawers if (plot := drawer(report)) is not None]
 
@@ -255,3 +258,37 @@ def _layers(report: Report) -> Plot | None:
     caption += f" {len(ranked) - len(shown)} more roles are in the table below." if len(ranked) > len(shown) else ""
     said = f"Quantization error of {len(known)} layers by role; largest {words}."
     return Plot("layers", "Error by layer", caption, to_svg(figure, "layers", said))
+
+
+def _sensitivity(report: Report) -> Plot | None:
+    facts = facts_of(report, "int8")
+    table, kept = facts.get("sensitivity") or [], set(restored_layers(facts))
+    gains = [row for row in table if row["ratio"] > 0]
+    if not gains:
+        return None
+    shown, largest = gains[:MAX_RANKED], max(row["ratio"] for row in gains)
+    rows: list[Bar] = []
+    for y, row in enumerate(shown):
+        inside = row["layer"] in kept
+        words = fmt.scientific(row["ratio"]) + (" · in float" if inside else "")
+        name = shorten(_place_of(row["layer"]), 26)
+        rows.append(Bar(y, name, row["ratio"] / largest, "fp32" if inside else "artifact", words))
+    figure = new_figure(len(shown) * ROW + 4)
+    axes = add_rows(figure, top=2, rows=len(shown), left=ROLE_LEFT)
+    draw_bars(axes, rows)
+    axes.tick_params(axis="y", labelsize=FONT - 1)
+    caption = (
+        "Divergence from FP32 that a layer in float recovers, for each millisecond given up; layers kept in float are "
+        "marked."
+    )
+    more = len(table) - len(shown)
+    caption += f" {more} more {'is' if more == 1 else 'are'} in the table." if more else ""
+    said = f"Recovered divergence per millisecond, best layers first: {_said(rows)}."
+    return Plot("sensitivity", "Sensitivity", caption, to_svg(figure, "sensitivity", said))
+
+
+def _place_of(name: str) -> str:
+    """A layer's role with the number of its block: `0.attention.self.query`."""
+    role = role_of(name)
+    number = shorten(name).removesuffix(role).rstrip(".").rpartition(".")[2]
+    return f"{number}.{role}" if number.isdigit() else role

@@ -6,6 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from deploycomp.report import format as fmt
+from deploycomp.report.choices import (
+    calibrated_on_nothing,
+    fp32_was_faster,
+    goal_missed,
+    ratio_words,
+    saturates,
+    tuned_graphs,
+)
 from deploycomp.report.text import shorten
 from deploycomp.report.view import (
     Report,
@@ -53,7 +61,8 @@ def build_verdict(report: Report) -> dict[str, Any]:
     Returns:
         `headline`, one sentence, and `warnings`, a list of sentences.
     """
-    warnings = [*_slower(report), *_quality(report), *_coverage(report), *_footprint(report), *_noise(report)]
+    rooms = (_slower, _quality, _choices, _coverage, _footprint, _noise)
+    warnings = [sentence for room in rooms for sentence in room(report)]
     return {"headline": headline(report), "warnings": warnings}
 
 
@@ -175,6 +184,25 @@ def _quality(report: Report) -> Iterator[str]:
             f"The loss of {name} is within the goal of {allowed}, but {evaluation['rows']:,} rows cannot exclude one "
             f"of {possible}: evaluate on more rows to be sure."
         )
+
+
+def _choices(report: Report) -> Iterator[str]:
+    """What the INT8 step could not choose well: rows of no text, sums that saturate, a goal missed, FP32 faster."""
+    facts = facts_of(report, "int8")
+    if calibrated_on_nothing(facts):
+        yield (
+            "Calibrated on random tokens: what was learned there fits no text that anybody writes, so judge the "
+            "quality before use, or export with --calibration DATA."
+        )
+    if words := saturates(facts):
+        yield words
+    if goal_missed(facts):
+        rows = fmt.plural(facts["restored"]["rows"], "held-out row")
+        yield f"No choice of layers to keep in float reached the goal on {rows}."
+    compared = "fp32" in (report.get("benchmark") or {}).get("ratios", {})
+    if not compared and (plain := fp32_was_faster(facts)):
+        of = f" the time of the {shorten(tuned_graphs(facts)[0]['name'])} INT8 graph"
+        yield f"INT8 is slower than FP32 on this machine: while tuning, FP32 took {ratio_words(plain, of)}."
 
 
 def _coverage(report: Report) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deploycomp.report import format as fmt
+from deploycomp.report.choices import choice_words, range_words, saturation_words
 from deploycomp.report.text import shorten
 from deploycomp.report.view import Report
 
@@ -19,6 +20,7 @@ __all__ = [
     "parity_words",
     "recipe_yaml",
     "stage_title",
+    "step_choices",
     "step_title",
     "step_words",
     "worst_output",
@@ -54,6 +56,11 @@ def step_words(step: Mapping[str, Any]) -> list[str]:
     return lines + [shorten(note, 300) for note in facts.get("notes", [])[:MAX_NOTES]]
 
 
+def step_choices(step: Mapping[str, Any]) -> list[str]:
+    """Say what a step measured and chose, one sentence an item."""
+    return list(choice_words(step["facts"])) if step["step"] == "int8" else []
+
+
 def _export(facts: Mapping[str, Any]) -> Iterator[str]:
     nodes = facts.get("nodes")
     fused = ", ".join(f"{number} {shorten(op)}" for op, number in sorted(facts.get("fused", {}).items()))
@@ -63,12 +70,19 @@ def _export(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "; ".join(parts)
     if unfused := facts.get("unfused_attention", 0):
         yield f"{fmt.plural(unfused, 'attention block')} left unfused"
+    rewrites = facts.get("rewrites", {})
+    if dropped := rewrites.get("reshapes_dropped"):
+        yield f"{fmt.plural(dropped, 'reshape')} dropped"
+    if first := rewrites.get("first_token_only"):
+        yield f"a [CLS] head: {fmt.plural(first, 'node')} compute{'s' if first == 1 else ''} the first token only"
 
 
 def _int8(facts: Mapping[str, Any]) -> Iterator[str]:
     if bits := facts.get("weight_bits"):
         why = facts.get("why")
         yield f"{bits}-bit weights" + (f": {shorten(why, 300)}" if why else "")
+    yield from saturation_words(facts)
+    yield from range_words(facts)
     if nodes := facts.get("nodes"):
         yield "quantized " + ", ".join(
             f"{done} of {every} {shorten(op)}" for op, (done, every) in sorted(nodes.items())

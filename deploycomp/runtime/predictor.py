@@ -167,7 +167,7 @@ class Predictor:
         return self._raw(check_inputs(self.task, inputs)[0], batch_size=batch_size, progress=progress)
 
     def feeds(self, inputs: Any) -> Iterator[dict[str, np.ndarray]]:
-        """Make what the graph is fed with, one row at a time at its own length, without padding but to fixed dimensions.
+        """Make what the graph is fed with, one row at a time at its own length, padded only to fixed sizes.
 
         Args:
             inputs: As for calling the predictor; a long context gives several rows.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deploycomp.data import load_rows
-from deploycomp.data.sources import open_table
+from deploycomp.data.sources import find_training, open_table
 from deploycomp.errors import EnvironmentFailed, InputRefused, UsageError
 
 ROWS = [{"text": "good", "label": "positive"}, {"text": 'bad, "really"', "label": "negative"}]
@@ -306,3 +306,41 @@ def test_the_callers_settings_of_datasets_come_back(tmp_path: Path) -> None:
     verbosity, bars = logging.get_verbosity(), datasets.are_progress_bars_disabled()
     load_rows(str(jsonl(tmp_path / "a.jsonl")), task=TASK)
     assert (logging.get_verbosity(), datasets.are_progress_bars_disabled()) == (verbosity, bars)
+
+
+# ------------------------------------------------------------------------------------------------
+# The train split of what is judged on
+
+
+@pytest.mark.parametrize("judged", ["validation", "valid", "val", "dev", "test"])
+def test_the_train_file_beside_a_split_is_found(tmp_path: Path, judged: str) -> None:
+    path, beside = jsonl(tmp_path / f"{judged}.jsonl"), jsonl(tmp_path / "train.jsonl")
+    assert find_training(str(path)) == (str(beside), None)
+
+
+@pytest.mark.parametrize(
+    ("judged", "beside"), [("rows", "train.jsonl"), ("test", "training.jsonl"), ("test", "train.csv"), ("train", "x")]
+)
+def test_other_files_have_no_train_split(tmp_path: Path, judged: str, beside: str) -> None:
+    jsonl(tmp_path / beside)
+    assert find_training(str(jsonl(tmp_path / f"{judged}.jsonl"))) is None
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "data/train-00000-of-00002.parquet"])
+def test_the_train_split_of_a_folder_is_found(tmp_path: Path, name: str) -> None:
+    jsonl(tmp_path / "test.jsonl")
+    jsonl(tmp_path / name)
+    assert find_training(str(tmp_path)) == (str(tmp_path), "train")
+
+
+def test_a_folder_without_one_has_none(tmp_path: Path) -> None:
+    jsonl(tmp_path / "test.jsonl")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train.txt").write_text("no rows")
+    assert find_training(str(tmp_path)) is None
+
+
+def test_the_train_split_of_a_hub_data_set_is_found_where_it_has_one(hub: dict[str, Any]) -> None:
+    assert find_training("glue:sst2") == ("glue:sst2", "train")
+    hub["splits"] = ["test"]
+    assert find_training("glue:sst2") is None

@@ -64,7 +64,7 @@ def visit(browser: str, page: Path, folder: Path) -> Visit:
     return Visit(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line], hosts)
 
 
-@pytest.mark.parametrize(("name", "plots"), [("wins", 5), ("bare", 1), ("loses", 5)])
+@pytest.mark.parametrize(("name", "plots"), [("wins", 5), ("bare", 1), ("loses", 5), ("tuned", 6)])
 def test_the_page_in_a_browser(name, plots, browser, tmp_path):
     report = write_report(EXAMPLES[name](), tmp_path)
     seen = visit(browser, tmp_path / "report.html", tmp_path)

@@ -118,3 +118,16 @@ def test_metrics_have_their_own_unit():
         "Spearman ρ",
     ]
     assert [fmt.metric_value("x", None), fmt.metric_change("x", None)] == ["–", "–"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (72_731, "72,731"), (1_000_000, "1.0 million"), (1_377_828_864, "1.4 billion"), (25e9, "25 billion")],
+)
+def test_large_counts_are_spoken(value, text):
+    assert fmt.spoken(value) == text
+
+
+def test_the_interval_of_a_ratio():
+    assert fmt.ratio_range(0.856, 1.428) == "0.86…1.43"
+    assert fmt.ratio_range(None, 1.0) == fmt.ratio_range(1.0, math.nan) == "–"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
@@ -8,7 +9,7 @@ import pytest
 from deploycomp.report.html import to_html
 from deploycomp.report.plots import draw_plots, role_of
 from deploycomp.report.table import build_verdict
-from tests.report.example import EXAMPLES, cell, wins
+from tests.report.example import EXAMPLES, cell, tuned, wins
 from tests.report.test_markdown import HOSTILE, hostile
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -100,17 +101,22 @@ def test_hostile_names_are_text():
 
 
 def test_a_huge_model_stays_under_the_limit():
-    report = wins()
+    report = tuned()
     name = "n" * 500
     report["layers"] = [{**report["layers"][0], "name": f"{name}.{index}.{name}"} for index in range(5_000)]
     report["steps"][1]["facts"]["left_in_float"] = [
         {"node": f"{name}{index}", "op": "MatMul", "reason": f"{name}{index % 7}"} for index in range(5_000)
     ]
+    row = report["steps"][1]["facts"]["sensitivity"][0]
+    names = [f"{name}.{index}.{name}" for index in range(5_000)]
+    report["steps"][1]["facts"]["sensitivity"] = [{**row, "layer": each} for each in names]
+    report["steps"][1]["facts"]["restored"]["layers"] = names
     report["steps"][0]["facts"]["operators"] = {f"{name}{index}": index for index in range(500)}
     report["recipe"]["evaluate"]["columns"] = {f"c{index}": name for index in range(500)}
     text = to_html(report)
     assert len(text.encode()) < 1_000_000
     assert "4400 more with smaller errors are in report.json." in text
+    assert "4400 more that bring less are in report.json." in text
     assert "more, in report.json" in text
 
 
@@ -133,6 +139,72 @@ def test_every_plot_is_drawn_from_its_part_of_the_report():
     report["layers"] = []
     report["benchmark"] = None
     assert [plot.name for plot in draw_plots(report)] == ["size", "quality"]
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """The rows of the table of a section, as text."""
+    section = page.split(f'<h2 id="{heading}">')[1].split("</section>")[0]
+    rows = section.split("<tbody>")[1].split("</tbody>")[0].split("<tr")[1:]
+    return [[re.sub(r"<[^>]+>", "", each).strip() for each in re.split(r"</t[hd]>", f"<tr{row}")[:-1]] for row in rows]
+
+
+def test_the_table_of_the_tuning():
+    facts = tuned()["steps"][1]["facts"]["tuning"]
+    rows = table(to_html(tuned()), "tuning")
+    assert rows[0] == ["static", "Graph", "0.507", "3.00", "2.88", "22.1", "1.00×", "kept"]
+    assert rows[1][6:] == ["1.07× (1.02…1.13)", "not clearly faster: 1.07 of the default&#39;s time (1.02 to 1.13)"]
+    assert rows[2] == ["FP32", "Graph", "1.37", "8.10", "7.78", "59.7", "2.7× (2.1…3.1)", "for comparison"]
+    assert rows[3][:2] == ["denormals are zero", "Session option"]
+    assert len(rows) == len(facts["variants"])
+    assert to_html(tuned()).count('<tr class="kept"><th scope="row">') == 2
+
+
+def test_a_refused_variant_and_several_threads():
+    report = tuned()
+    variants = report["steps"][1]["facts"]["tuning"]["variants"]
+    variants[0]["cells"].append({"threads": 1, "batch_size": 1, "sequence_length": 16, "p50_ms": 0.9})
+    variants.append({"what": "graph", "name": "dynamic", "ratio": None, "kept": False, "why": "logits differ"})
+    rows = table(to_html(report), "tuning")
+    assert rows[-1] == ["dynamic", "Graph", "–", "–", "–", "–", "–", "–", "logits differ"]
+    assert rows[1][2] == "–"
+    assert "1×16, 1 thread,&nbsp;ms" in to_html(report)
+
+
+def test_the_table_of_the_sensitivity():
+    rows = table(to_html(tuned()), "sensitivity")
+    assert rows[0] == ["bert.pooler.dense", "3.2e−4", "0.0210", "0.015", "float, so that the goal holds"]
+    assert rows[2] == ["bert.encoder.layer.0.output.dense", "4.1e−5", "0.0940", "4.4e−4", "INT8"]
+    assert rows[-1][1] == "−1.3e−6"
+
+
+def test_the_plot_of_the_sensitivity():
+    plot = draw_plots(tuned())[-1]
+    assert plot.name == "sensitivity"
+    assert "pooler.dense 0.015 · in float; 5.attention.output.dense 0.0088 · in float; 0.output.dense" in plot.svg
+    assert "6 more are in the table." in plot.caption
+    assert plot.svg.count("fill: var(--fp32)") == 2
+    report = tuned()
+    for each in report["steps"][1]["facts"]["sensitivity"]:
+        each["ratio"] = -1.0
+    assert "sensitivity" not in [each.name for each in draw_plots(report)]
+
+
+@pytest.mark.parametrize("name", ["wins", "bare", "loses"])
+def test_what_was_not_tuned_has_no_tables(name):
+    text = to_html(EXAMPLES[name]())
+    assert 'id="tuning"' not in text
+    assert 'id="sensitivity"' not in text
+    assert ">Ranges</th>" not in text
+
+
+def test_what_is_known_of_each_layer():
+    text = to_html(tuned())
+    assert '<th scope="col">Ranges</th><th scope="col">Clipping</th><th scope="col">Bias corrected</th>' in text
+    rows = table(text, "numbers")
+    assert rows  # the metrics; the layers stand last
+    last = text.split('aria-label="Every quantized layer"')[1]
+    assert "<td>static</td><td>max</td><td>yes</td></tr>" in last
+    assert "<td>–</td><td>max</td><td>–</td></tr>" in last
 
 
 def test_odd_numbers_are_drawn_too():

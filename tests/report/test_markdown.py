@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deploycomp.report.markdown import MAX_MARKDOWN, to_markdown
 from deploycomp.report.table import build_verdict
-from tests.report.example import EXAMPLES, wins
+from tests.report.example import EXAMPLES, tuned, wins
 
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = os.environ.get("DEPLOYCOMP_UPDATE_GOLDEN") == "1"
@@ -48,7 +48,7 @@ def test_no_times_of_the_run_are_shown():
 
 
 def hostile(name: str):
-    report = wins()
+    report = tuned()
     report["source"].update(name=name, digest=name, model_type=name, task=name)
     report["artifact"].update(target=name, digest=name)
     report["machine"].update(name=name, flags=[name])
@@ -58,6 +58,15 @@ def hostile(name: str):
     report["steps"][1]["facts"]["left_in_float"] = [
         {"node": f"{name}{index}", "op": name, "reason": f"{name}{index}"} for index in range(60)
     ]
+    facts = report["steps"][1]["facts"]
+    facts["calibration"].update(data=name, split=name)
+    facts["tuning"]["session"] = {name: name}
+    for each in facts["tuning"]["variants"]:
+        each.update(name=name, why=name)
+    facts["tuning"]["variants"].append({"what": name, "name": name, "ratio": None, "kept": False, "why": name})
+    facts["restored"]["layers"] = [f"{name}{index}" for index in range(9)]
+    for index, each in enumerate(facts["sensitivity"]):
+        each["layer"] = f"{name}{index}"
     report["parity"][0]["outputs"] = {name: {**report["parity"][0]["outputs"]["logits"], "measure": name}}
     report["layers"] = [{**each, "name": f"{name}{index}", "op": name} for index, each in enumerate(report["layers"])]
     evaluation = report["evaluation"]

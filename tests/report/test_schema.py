@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 
 from deploycomp.report.schema import SCHEMA, load_schema
-from tests.report.example import EXAMPLES, wins
+from tests.report.example import EXAMPLES, tuned, wins
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,13 @@ def test_open_parts_take_what_they_are_given(validator):
     report["steps"][0]["facts"]["anything"] = {"nested": [1]}
     report["benchmark"]["context"]["anything"] = None
     validator.validate(report)
+
+
+def test_the_facts_of_the_int8_step_have_a_shape(validator):
+    for key, value in (("tuning", {"seconds": -1}), ("restored", []), ("activations", "int4"), ("calibration", "rows")):
+        report = tuned()
+        report["steps"][1]["facts"][key] = value
+        assert not validator.is_valid(report), key
 
 
 def broken(path: str, value: object) -> dict:
