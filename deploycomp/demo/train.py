@@ -65,14 +65,15 @@ def prepare(output: Path, *, progress: Progress | None = None) -> Ready:
     with translate_os_error(output):
         output.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(ready.model, ignore_errors=True)
-        shutil.copyfile(DATA / "test.jsonl", ready.test)
+        for name in ("train.jsonl", "test.jsonl"):  # the export calibrates on the one beside the other
+            shutil.copyfile(DATA / name, output / name)
         with quiet():
             _fine_tune(encoder, ready.model, progress or (lambda _message, _share: None))
     return ready
 
 
 def _check_folder(output: Path, ready: Ready) -> None:
-    ours = {ready.model.name, ready.test.name, ready.artifact.name}
+    ours = {ready.model.name, ready.test.name, ready.artifact.name, "train.jsonl"}
     if output.exists() and (not output.is_dir() or any(each.name not in ours for each in output.iterdir())):
         raise UsageError(
             "the folder holds something that is not a demo", where=str(output), hint="choose another --output"
