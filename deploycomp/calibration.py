@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deploycomp.errors import UsageError
+from deploycomp.errors import DeploycompError, UsageError
 from deploycomp.onnxmodel import Facts
 from deploycomp.recipe import Calibrate, Evaluate, Recipe
 
@@ -81,7 +81,12 @@ def find_calibration(recipe: Recipe, model: TorchModel, judged: Rows | None) -> 
         return _random(recipe, model, asked), ""
     if place is None:
         return None, "no calibration data was given, and the evaluation data has no train split beside it"
-    found = _load(place, asked, recipe.evaluate, model)
+    try:
+        found = _load(place, asked, recipe.evaluate, model)
+    except DeploycompError as error:
+        if asked.data is not None:
+            raise
+        return None, f"the train split beside the evaluation data cannot be used: {error.what}"
     if judged is not None and _same(found, judged):
         raise UsageError(
             "calibration and evaluation use the same rows",

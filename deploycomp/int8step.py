@@ -192,6 +192,8 @@ class _Bench:
         )
         order = [row["layer"] for row in table if row["recovered"] > 0]
         kept, trail = restore_until(judge.remember, order, lambda _: judge.good(judge.last))
+        if not any(each["good"] for each in trail):
+            kept = frozenset[str]()  # layers in float that do not reach the goal only cost time
         layers = sorted(kept)
         facts = {"layers": layers, "drop": judge.drop(kept), "rows": len(calibration.held_out), "trail": trail}
         return tuple(layers), {"restored": facts, "sensitivity": table}

@@ -261,8 +261,13 @@ def _seal(run: _Run, manifest: dict[str, Any]) -> dict[str, Any]:
                     shutil.move(each, place.parent / each.name)
         external = (run.staging.path / (names[last] + DATA_SUFFIX)).exists()
         layout.write_ort_config(run.staging.path, run.recipe, run.steps, external=external)
-    facts = [{"step": step["step"], "facts": step["facts"]} for step in run.steps]
+    facts = [{"step": step["step"], "facts": _lasting(step["facts"])} for step in run.steps]
     return run.staging.seal({**manifest, "steps": facts, "parity": run.context.parity})
+
+
+def _lasting(facts: Facts) -> Facts:
+    """Facts without milliseconds, which no two runs share; they stand in the report."""
+    return {name: value for name, value in facts.items() if name not in ("tuning", "sensitivity")}
 
 
 def _elsewhere(target: str, *, measured: bool) -> list[str]:

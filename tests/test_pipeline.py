@@ -310,7 +310,7 @@ def test_the_source_is_never_the_output(tmp_path: Path, place: str):
     ("recipe", "kind", "reason"),
     [
         ({"model": None}, UsageError, "no model was named"),
-        ({"target": "cuda"}, UsageError, "dynamic INT8 is for CPUs"),
+        ({"target": "cuda"}, UsageError, "INT8 is for CPUs"),
         ({"steps": (Export(dtype="fp16"),)}, UsageError, "FP16 artifacts are for GPUs"),
         ({"model": "./nowhere/at-all"}, InputRefused, "there is no such folder"),
         ({"model": __file__}, InputRefused, "the model is a file, not a folder"),
@@ -376,11 +376,11 @@ def test_a_wrong_graph_is_never_published(out: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_wrongly_quantized_weights_are_never_published(out: Path, monkeypatch: pytest.MonkeyPatch):
-    from deploycomp.quantize import int8
+    from deploycomp.quantize import rewrite
 
-    right = int8.quantize_weight
+    right = rewrite.quantize_weight
     monkeypatch.setattr(
-        int8,
+        rewrite,
         "quantize_weight",
         lambda weight, **options: (right(weight, **options)[0][::-1], right(weight, **options)[1]),
     )
@@ -389,9 +389,10 @@ def test_wrongly_quantized_weights_are_never_published(out: Path, monkeypatch: p
 
 
 def test_int8_that_changes_nothing_is_an_error_with_reasons(out: Path, monkeypatch: pytest.MonkeyPatch):
-    from deploycomp.quantize import int8
+    from deploycomp.quantize import products, rewrite
 
-    monkeypatch.setattr(int8, "MIN_WEIGHTS", 10**9)
+    for module in (products, rewrite):
+        monkeypatch.setattr(module, "MIN_WEIGHTS", 10**9)
     error = refused(VerificationFailed, made.recipe(), out)
     assert "nodes were quantized" in error.what
     assert "too few to pay" in str(error.why)
@@ -402,7 +403,7 @@ def test_int8_that_says_it_did_nothing_is_an_error(out: Path, monkeypatch: pytes
     import deploycomp.quantize
 
     def nothing(model: OnnxModel, *_: Any, **__: Any) -> tuple[OnnxModel, dict[str, Any]]:
-        return model, {"nodes": {"MatMul": [0, 12]}}
+        return model, {"nodes": {"MatMul": [0, 12]}, "left_in_float": [], "layers": []}
 
     monkeypatch.setattr(deploycomp.quantize, "quantize", nothing)
     assert "INT8 quantized 0 nodes" in str(refused(VerificationFailed, made.recipe(), out))

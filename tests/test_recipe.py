@@ -16,6 +16,7 @@ from deploycomp.recipe import (
     TARGETS,
     TASKS,
     Benchmark,
+    Calibrate,
     Evaluate,
     Export,
     Fixed,
@@ -39,7 +40,15 @@ EXPORTS = st.builds(
     fixed=st.builds(Fixed, batch=st.none() | POSITIVE, sequence=st.none() | POSITIVE),
     external_data_bytes=st.integers(0, 2**40),
 )
-INT8S = st.builds(Int8, weight_bits=st.sampled_from(["auto", 7, 8]), embeddings=st.booleans())
+INT8S = st.builds(
+    Int8,
+    weight_bits=st.sampled_from(["auto", 7, 8]),
+    embeddings=st.booleans(),
+    activations=st.sampled_from(["auto", "static", "dynamic"]),
+    ranges=st.sampled_from(["minmax", "mse", "percentile", "entropy"]),
+    smooth=st.booleans(),
+    keep_float=st.lists(TEXT, max_size=3).map(tuple),
+)
 STEPS = st.tuples(EXPORTS) | st.tuples(EXPORTS, INT8S)
 RECIPES = st.builds(
     Recipe,
@@ -48,6 +57,17 @@ RECIPES = st.builds(
     task=st.sampled_from(["auto", *TASKS]),
     target=st.sampled_from(TARGETS),
     steps=STEPS,
+    calibrate=st.none()
+    | st.builds(
+        Calibrate,
+        data=st.none() | TEXT,
+        split=st.none() | TEXT,
+        columns=st.dictionaries(TEXT, TEXT, max_size=3),
+        rows=POSITIVE,
+        held_out=st.integers(0, 10**6),
+        allow_random=st.booleans(),
+    ),
+    tune=st.none() | st.booleans(),
     evaluate=st.none()
     | st.builds(
         Evaluate,
@@ -129,7 +149,7 @@ BAD = [
     ("limit: 3", "recipe: limit", "Extra inputs", None, "'limit' belongs to evaluate"),
     ("benchmark: {batchsize: [1]}", "recipe: benchmark.batchsize", "Extra inputs", None, "did you mean 'batch_size'?"),
     ("steps: [{step: export, opsett: 18}]", "recipe: steps.0.export.opsett", "Extra", None, "did you mean 'opset'?"),
-    ("zzz: 3", "recipe: zzz", "Extra inputs", None, "known keys: batch, batch_size"),
+    ("zzz: 3", "recipe: zzz", "Extra inputs", None, "known keys: activations, allow_random, batch, batch_size"),
     ("evaluate: {limit: 3}", "recipe: evaluate.data", "Field required", None, None),
     # values
     ("version: 2", "recipe: version", "should be 1", None, None),
@@ -155,6 +175,12 @@ BAD = [
     ("benchmark: {block_seconds: 0}", "recipe: benchmark.block_seconds", "greater than 0", None, None),
     ("benchmark: {blocks: 1}", "recipe: benchmark.blocks", "greater than or equal to 2", None, None),
     ("benchmark: {threads: [0]}", "recipe: benchmark.threads.0", "greater than or equal to 1", None, None),
+    ("calibrate: {rows: 0}", "recipe: calibrate.rows", "greater than or equal to 1", None, None),
+    ("calibrate: {held_out: -1}", "recipe: calibrate.held_out", "greater than or equal to 0", None, None),
+    ("tune: often", "recipe: tune", "valid boolean", None, None),
+    ("steps: [{step: export}, {step: int8, ranges: max}]", "recipe: steps.1.int8.ranges", "'minmax'", None, None),
+    ("steps: [{step: export}, {step: int8, keep_float: a}]", "recipe: steps.1.int8.keep_float", "tuple", None, None),
+    ("held_out: 3", "recipe: held_out", "Extra inputs", None, "'held_out' belongs to calibrate"),
     # order
     ("steps: []", "recipe", "exactly one 'export' step, this one has 0", None, None),
     ("steps: [{step: int8}]", "recipe", "exactly one 'export' step, this one has 0", None, None),

@@ -153,7 +153,7 @@ def _restored(facts: Facts) -> Iterator[str]:
         return
     rows = fmt.plural(restored["rows"], "held-out row")
     if goal_missed(facts):
-        yield f"the goal does not hold on {rows}, with {fmt.plural(len(layers), 'layer')} kept in float"
+        yield f"the goal does not hold on {rows} whichever layers stay in float, so none was put back"
     elif layers:
         names = ", ".join(shorten(each, 60) for each in layers[:MAX_NAMES])
         more = f" and {len(layers) - MAX_NAMES} more" if len(layers) > MAX_NAMES else ""

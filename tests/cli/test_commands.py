@@ -69,6 +69,22 @@ def test_export_refuses_an_existing_output_and_replaces_it_when_asked(run: Run, 
     assert made.entries(tmp_path) == ["out"]
 
 
+def test_the_installed_command_calibrates(tmp_path: Path):
+    rows = [{"text": text, "label": label} for text, label in zip(tiny.texts(9), tiny.TEXT_LABELS * 3, strict=True)]
+    made.write_rows(tmp_path / "train.jsonl", rows)
+    flags = ("--int8", "--no-benchmark", "--calibration", "train.jsonl", "--calibration-rows", "6")
+    child = made.start("export", made.model(), *flags, "--keep-float", "classifier*", "-q", "-o", "out", cwd=tmp_path)
+    assert child.communicate(timeout=120) == ("", "")
+    assert child.returncode == 0
+    manifest = Artifact.open(tmp_path / "out").manifest
+    facts = manifest["steps"][1]["facts"]
+    assert facts["activations"] == "static"
+    assert (facts["calibration"]["data"], facts["calibration"]["rows"]) == ("train.jsonl", 6)
+    assert manifest["recipe"]["calibrate"]["data"] == "train.jsonl"
+    assert Predictor.load(tmp_path / "out")("a good film").label in tiny.TEXT_LABELS
+    assert made.entries(tmp_path) == ["out", "train.jsonl"]
+
+
 def test_export_stops_at_a_broken_goal(run: Run, tmp_path: Path):
     goal = ("--eval", made.labelled(), "--max-drop", "3%")
     done = run("export", made.model(), "--int8", "--no-benchmark", *goal, "-o", tmp_path / "out")

@@ -12,10 +12,11 @@ import pytest
 
 from deploycomp.cli.recipes import default_output, list_recipes, read_named
 from deploycomp.errors import InputRefused, UsageError
-from deploycomp.recipe import Export, Int8, Recipe, find_recipes
+from deploycomp.recipe import Calibrate, Export, Int8, Recipe, find_recipes
 from tests.cli import made
 
 DEFAULT = Recipe(model="m")
+INT8: list[dict[str, Any]] = [{"step": "export"}, {"step": "int8"}]
 
 
 def planned(run: Callable[..., Any], *arguments: object) -> Recipe:
@@ -42,6 +43,21 @@ def planned(run: Callable[..., Any], *arguments: object) -> Recipe:
         (["--batch-size", "2", "--threads", "1,2"], {"benchmark": {"batch_size": [2], "threads": [1, 2]}}),
         (["--keep-fp32", "--layout", "transformers.js"], {"keep_fp32": True, "layout": "transformers.js"}),
         (["--revision", "v1"], {"revision": "v1"}),
+        (["--tune"], {"tune": True}),
+        (["--no-tune", "--target", "auto"], {"tune": False, "target": "auto"}),
+        (
+            ["--int8", "--calibration", "t.jsonl", "--calibration-rows", "9"],
+            {"steps": INT8, "calibrate": {"data": "t.jsonl", "rows": 9}},
+        ),
+        (["--int8", "--allow-random-calibration"], {"steps": INT8, "calibrate": {"allow_random": True}}),
+        (
+            ["--int8", "--calibration-method", "entropy", "--activations", "static"],
+            {"steps": [INT8[0], {**INT8[1], "ranges": "entropy", "activations": "static"}]},
+        ),
+        (
+            ["--int8", "--keep-float", "*.output.dense", "--keep-float", "classifier"],
+            {"steps": [INT8[0], {**INT8[1], "keep_float": ["*.output.dense", "classifier"]}]},
+        ),
         (
             ["--eval", "d.jsonl", "--split", "s", "--column", "text=t", "--limit", "5", "--max-drop", "0.5%"],
             {"evaluate": {"data": "d.jsonl", "split": "s", "columns": {"text": "t"}, "limit": 5, "max_drop": 0.005}},
@@ -73,6 +89,10 @@ def test_flags_overrule_a_recipe(run: Callable[..., Any], tmp_path: Path):
     assert (recipe.evaluate.data, recipe.evaluate.max_drop, recipe.evaluate.limit) == ("new.jsonl", 0.01, 7)
     assert recipe.benchmark is not None
     assert (recipe.benchmark.batch_size, recipe.benchmark.threads) == ((3,), (4,))
+    flags = ("--activations", "dynamic", "--keep-float", "a", "--calibration", "t.csv")
+    quantized = planned(run, "--recipe", path, *flags)
+    assert quantized.steps[1] == Int8(weight_bits=8, activations="dynamic", keep_float=("a",))
+    assert quantized.calibrate == Calibrate(data="t.csv")
     assert planned(run, "--recipe", path).model == "theirs"
     assert planned(run, "--recipe", path, "--no-benchmark").benchmark is None
 
