@@ -167,7 +167,8 @@ def test_layers_put_back():
 
 def test_a_goal_that_no_layers_in_float_reach():
     missed = {"layers": ["a"], "rows": 512, "trail": [{"layers": 0, "good": False}, {"layers": 1, "good": False}]}
-    assert said(restored=missed) == "the goal does not hold on 512 held-out rows whichever layers stay in float, so none was put back"
+    why = "the goal does not hold on 512 held-out rows whichever layers stay in float, so none was put back"
+    assert said(restored=missed) == why
     assert "No choice of layers to keep in float reached the goal on 512 held-out rows." in warned(restored=missed)
     assert "held-out" not in warned()
 
