@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploycomp.graph.reshapes import drop_round_trips
+from deploycomp.graph.reshapes import drop_round_trips, settle_shapes
 from deploycomp.graph.tokens import compute_first_token_only
 from deploycomp.onnxmodel import Facts, OnnxModel
 
@@ -21,7 +21,7 @@ def rewrite(model: OnnxModel) -> Facts:
     import onnx_ir.passes.common as common
 
     graph = model.model.graph
-    facts = {"reshapes_dropped": drop_round_trips(graph)}
+    facts = {"reshapes_dropped": drop_round_trips(graph), "shapes_settled": settle_shapes(graph)}
     common.RemoveUnusedNodesPass()(model.model)  # a dead reader would count as one that needs every token
     facts["first_token_only"] = compute_first_token_only(graph)
     _forget_shapes(model)
