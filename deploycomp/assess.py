@@ -13,11 +13,12 @@ from deploycomp.artifact import MANIFEST
 from deploycomp.errors import UsageError
 
 if TYPE_CHECKING:
+    from deploycomp.data import Rows
     from deploycomp.measure.candidate import Candidate
     from deploycomp.models.model import TorchModel
     from deploycomp.runtime import Predictor
 
-__all__ = ["candidates_from", "judge", "source_predictor"]
+__all__ = ["candidates_from", "judge", "read_rows", "source_predictor"]
 
 
 def source_predictor(model: TorchModel) -> Predictor:
@@ -35,6 +36,29 @@ def source_predictor(model: TorchModel) -> Predictor:
         "runtime": model.runtime,
     }
     return Predictor(Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str()), manifest, model.run)
+
+
+def read_rows(model: TorchModel | Predictor, data: str, **asked: Any) -> Rows:
+    """Load rows for what a model does, in its own labels.
+
+    Args:
+        model: Its task, labels and vocabulary are read.
+        data: A file, a folder of splits, or a hub data set.
+        asked: Split, columns, limit and labeled, as for `load_rows`.
+
+    Raises:
+        UsageError, InputRefused, EnvironmentFailed: As `load_rows` does.
+    """
+    from deploycomp.data import load_rows
+
+    return load_rows(
+        data,
+        task=model.task,
+        labels=model.runtime.get("labels"),
+        problem_type=model.runtime.get("problem_type"),
+        vocabulary=model.tokenizer.get_vocab() if model.task == "fill-mask" else None,
+        **asked,
+    )
 
 
 def judge(
@@ -72,7 +96,6 @@ def judge(
         InputRefused: Model or data is corrupt, unsafe or unsupported.
         GateFailed: *max_drop* is broken.
     """
-    from deploycomp.data import load_rows
     from deploycomp.evaluate import evaluate_candidates
 
     judged = _open(model, task)
@@ -82,16 +105,7 @@ def judge(
         if source.task != judged.task:
             raise UsageError(f"{model} does {judged.task}, {against} does {source.task}: they cannot be compared")
         predictors = {"source": source, **predictors}
-    rows = load_rows(
-        data,
-        task=judged.task,
-        split=split,
-        columns=columns or {},
-        limit=limit,
-        labels=judged.runtime.get("labels"),
-        problem_type=judged.runtime.get("problem_type"),
-        vocabulary=judged.tokenizer.get_vocab() if judged.task == "fill-mask" else None,
-    )
+    rows = read_rows(judged, data, split=split, columns=columns or {}, limit=limit)
     return evaluate_candidates(predictors, rows, batch_size=batch_size, max_drop=max_drop, progress=progress)
 
 

@@ -129,20 +129,12 @@ def _same(found: Rows, judged: Rows) -> bool:
 
 
 def _load(place: tuple[str, str | None], asked: Calibrate, evaluate: Evaluate | None, model: TorchModel) -> Rows:
-    from deploycomp.data import load_rows
+    from deploycomp.assess import read_rows
 
     data, split = place
     named = asked.columns or (evaluate.columns if evaluate is not None and asked.data is None else {})
-    return load_rows(
-        data,
-        task=model.task,
-        split=split,
-        columns=named,
-        labels=model.labels,
-        problem_type=model.problem_type,
-        vocabulary=model.tokenizer.get_vocab() if model.task == "fill-mask" else None,
-        labeled=evaluate is not None and evaluate.max_drop is not None,  # ranges need no labels, a goal does
-    )
+    labeled = evaluate is not None and evaluate.max_drop is not None  # ranges need no labels, a goal does
+    return read_rows(model, data, split=split, columns=named, labeled=labeled)
 
 
 def _take(rows: Rows, indices: Sequence[int]) -> Rows:

@@ -191,7 +191,7 @@ class _Bench:
             progress=self.part(0.8, 1.0),
         )
         order = [row["layer"] for row in table if row["recovered"] > 0]
-        kept, trail = restore_until(judge.remember, order, lambda _: judge.good(judge.last))
+        kept, trail = restore_until(order, judge.good)
         if not any(each["good"] for each in trail):
             kept = frozenset[str]()  # layers in float that do not reach the goal only cost time
         layers = sorted(kept)
@@ -205,7 +205,6 @@ class _Judge:
     def __init__(self, bench: _Bench, kind: Activations, rows: Rows, max_drop: float):
         self.bench, self.rows, self.max_drop = bench, rows, max_drop
         self.kind: Activations = kind
-        self.last: frozenset[str] = frozenset()
         self._drops: dict[frozenset[str], float] = {}
 
     def graph(self, kept: frozenset[str]) -> Path:
@@ -230,11 +229,6 @@ class _Judge:
         from deploycomp.evaluate import inputs_of
 
         return inputs_of(self.rows, predictor)
-
-    def remember(self, kept: frozenset[str]) -> list[np.ndarray]:
-        """Only note which layers are asked about: `good` runs them on every row."""
-        self.last = kept
-        return []
 
     def good(self, kept: frozenset[str]) -> bool:
         """Whether the drop on all held-out rows is within the goal."""

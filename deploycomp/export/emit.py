@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,37 +72,25 @@ def _attention(
     mask: Tensor | None,
     *,
     scaling: float,
+    contrib: bool,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over [batch, heads, length, head size]; *mask* is tokens [batch] or a float bias."""
+    """Attention over [batch, heads, length, head size].
+
+    *mask* is a float bias in four dimensions; else tokens [batch], or for the contrib operator padding [batch, length].
+    """
     del module
     heads = query.shape[1]
     q, k, v = _join(query), _join(key), _join(value)
-    tokens = mask if mask is not None and mask.dim() == 1 else None
-    bias = mask if mask is not None and mask.dim() == 4 else None
-    inputs = _trim(q, k, v, bias, None, None, tokens)
-    attributes = {"q_num_heads": heads, "kv_num_heads": heads, "scale": float(scaling)}
-    return _split(_symbolic("Attention", inputs, attributes, q, _ATTENTION_SINCE), query), None
-
-
-def _contrib_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    *,
-    scaling: float,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention over [batch, heads, length, head size]; *mask* is padding [batch, length] or a float bias."""
-    del module
-    q, k, v = _join(query), _join(key), _join(value)
-    padding = mask.to(torch.int32) if mask is not None and mask.dim() == 2 else None
-    bias = mask if mask is not None and mask.dim() == 4 else None
-    inputs = _trim(q, k, v, None, padding, bias)
-    attributes = {"num_heads": query.shape[1], "scale": float(scaling)}
-    return _split(_symbolic(f"{_CONTRIB}MultiHeadAttention", inputs, attributes, q), query), None
+    plain, bias = (None, mask) if mask is not None and mask.dim() == 4 else (mask, None)
+    if contrib:
+        padding = plain.to(torch.int32) if plain is not None else None
+        attributes = {"num_heads": heads, "scale": float(scaling)}
+        out = _symbolic(f"{_CONTRIB}MultiHeadAttention", _trim(q, k, v, None, padding, bias), attributes, q)
+    else:
+        attributes = {"q_num_heads": heads, "kv_num_heads": heads, "scale": float(scaling)}
+        out = _symbolic("Attention", _trim(q, k, v, bias, None, None, plain), attributes, q, _ATTENTION_SINCE)
+    return _split(out, query), None
 
 
 def _join(heads: Tensor) -> Tensor:
@@ -142,9 +131,9 @@ def _mask(*, mask_function: Callable[..., Any], attention_mask: Tensor | None = 
 
 
 _EMITTED, _EMITTED_CONTRIB = "deploycomp", "deploycomp_contrib"
-AttentionInterface.register(_EMITTED, _attention)
+AttentionInterface.register(_EMITTED, partial(_attention, contrib=False))
 AttentionMaskInterface.register(_EMITTED, _token_mask)
-AttentionInterface.register(_EMITTED_CONTRIB, _contrib_attention)
+AttentionInterface.register(_EMITTED_CONTRIB, partial(_attention, contrib=True))
 AttentionMaskInterface.register(_EMITTED_CONTRIB, _mask)
 
 

@@ -87,17 +87,16 @@ def rank(
 
 
 def restore_until(
-    answers: Answers, order: Sequence[str], good: Callable[[Arrays], bool]
+    order: Sequence[str], good: Callable[[frozenset[str]], bool]
 ) -> tuple[frozenset[str], list[dict[str, Any]]]:
-    """Keep the fewest layers of an order in float with which the answers are good.
+    """Keep the fewest layers of an order in float with which a model is good.
 
-    1, 2, 4, … layers are put back until the answers are good, then halving finds how many of the last group are
+    1, 2, 4, … layers are put back until it is, then halving finds how many of the last group are
     needed: about 2·log₂ n models instead of n. This supposes that more layers in float are never worse.
 
     Args:
-        answers: Runs the model with some layers kept in float.
         order: Layers, the best first, see `rank`.
-        good: The check.
+        good: Checks the model with some layers kept in float.
 
     Returns:
         The layers, all of *order* where nothing is good, and the trail: `layers` kept in float and whether that was
@@ -106,7 +105,7 @@ def restore_until(
     trail: list[dict[str, Any]] = []
 
     def enough(count: int) -> bool:
-        found = bool(good(answers(frozenset(order[:count]))))
+        found = bool(good(frozenset(order[:count])))
         trail.append({"layers": count, "good": found})
         return found
 

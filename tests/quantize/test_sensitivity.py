@@ -53,7 +53,7 @@ def test_a_layer_that_int8_makes_slower_ranks_by_what_it_recovers():
 @given(count=st.integers(0, 40), needed=st.integers(0, 45))
 def test_the_fewest_layers_that_are_enough(count: int, needed: int):
     order = [f"layer{index}" for index in range(count)]
-    chosen, trail = restore_until(lambda kept: [np.array([len(kept)])], order, lambda answers: answers[0][0] >= needed)
+    chosen, trail = restore_until(order, lambda kept: len(kept) >= needed)
     assert chosen == frozenset(order[: min(needed, count)])
     assert len(trail) <= 2 * np.log2(count + 1) + 3
     assert len({each["layers"] for each in trail}) == len(trail)
@@ -77,7 +77,7 @@ def test_the_layer_behind_an_outlier_channel_ranks_first_on_a_real_graph(tmp_pat
     assert [row["layer"] for row in table] == ["down", "up"]
     order = [row["layer"] for row in table]
     limit = 0.5 * distance(reference, answers(frozenset()), logits=False)
-    chosen, _ = restore_until(answers, order, lambda found: distance(reference, found, logits=False) <= limit)
+    chosen, _ = restore_until(order, lambda kept: distance(reference, answers(kept), logits=False) <= limit)
     assert chosen == {"down"}
 
 
