@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploycomp import layout
 from deploycomp.artifact import Artifact, Staging, stage, translate_os_error
-from deploycomp.assess import source_predictor
+from deploycomp.assess import read_rows, source_predictor
 from deploycomp.calibration import find_calibration, graph_predictor
 from deploycomp.context import Context
 from deploycomp.errors import UsageError
@@ -153,20 +153,10 @@ def _rows(recipe: Recipe, model: TorchModel) -> Rows | None:
     """Read the evaluation data before the first expensive second."""
     if recipe.evaluate is None:
         return None
-    from deploycomp.data import load_rows
     from deploycomp.evaluate import check_resolvable
 
     asked = recipe.evaluate
-    rows = load_rows(
-        asked.data,
-        task=model.task,
-        split=asked.split,
-        columns=asked.columns,
-        limit=asked.limit,
-        labels=model.labels,
-        problem_type=model.problem_type,
-        vocabulary=model.tokenizer.get_vocab() if model.task == "fill-mask" else None,
-    )
+    rows = read_rows(model, asked.data, split=asked.split, columns=asked.columns, limit=asked.limit)
     if asked.max_drop is not None:
         check_resolvable(asked.max_drop, len(rows), where=rows.name)
     return rows
@@ -175,8 +165,9 @@ def _rows(recipe: Recipe, model: TorchModel) -> Rows | None:
 def _prepare(run: _Run, rows: Rows | None) -> None:
     """Give the steps what they may choose on: rows of their own, and this machine's clock."""
     context, recipe = run.context, run.recipe
-    context.source, context.side = graph_predictor(recipe, run.value), run.staging.path
+    context.side = run.staging.path
     if any(step.step == "int8" for step in recipe.steps):
+        context.source = graph_predictor(recipe, run.value)
         context.calibration, context.uncalibrated = find_calibration(recipe, run.value, rows)
         context.tuning = recipe.tune if recipe.tune is not None else recipe.target == "auto"
 
@@ -316,6 +307,7 @@ def _evaluate(run: _Run, rows: Rows | None, manifest: dict[str, Any]) -> dict[st
         rows,
         batch_size=asked.batch_size,
         max_drop=asked.max_drop,
+        alone=["artifact"] if _precision(run.recipe) == "int8" else [],
         progress=progress,
         warn=run.warnings.append,
     )

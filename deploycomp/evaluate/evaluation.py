@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from deploycomp.evaluate.judge import agreement, agreement_of_rows, check_drop, check_resolvable, compare, score
@@ -27,6 +27,7 @@ def evaluate_candidates(
     *,
     batch_size: int = 16,
     max_drop: float | None = None,
+    alone: Collection[str] = (),
     progress: Progress | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -37,6 +38,8 @@ def evaluate_candidates(
         rows: What to judge on.
         batch_size: Rows at once.
         max_drop: The goal, see `check_drop` for the rule; recorded.
+        alone: Candidates that also answer one row at a time: ranges of dynamic INT8 span a batch with its padding, so
+            an answer may depend on batch mates.
         progress: Told (message, fraction 0..1).
         warn: Told a sentence for the report's warnings.
 
@@ -52,8 +55,9 @@ def evaluate_candidates(
     if max_drop is not None:
         check_resolvable(max_drop, len(rows), where=rows.name)
     answers: dict[str, Predictions] = {}
+    runs = len(predictors) + len(alone)
     for index, (name, predictor) in enumerate(_source_first(predictors)):
-        part = _part(progress, f"evaluate {name}", index, len(predictors))
+        part = _part(progress, f"evaluate {name}", index, runs)
         answers[name] = predict(predictor, rows, batch_size=batch_size, progress=part)
         if index == 0:
             for warning in _warnings(rows, answers[name]):
@@ -74,9 +78,20 @@ def evaluate_candidates(
         "agreement": {name: agreement(source, answer).as_dict() for name, answer in others.items() if source},
         "drop": {name: compare(rows, source, answer).as_dict() for name, answer in others.items() if source},
         "max_drop": max_drop,
+        "alone": {},
     }
     check_evaluation(evaluation)
+    for index, name in enumerate(alone, start=len(predictors)):
+        part = _part(progress, f"evaluate {name} row by row", index, runs)
+        single = predict(predictors[name], rows, batch_size=1, progress=part)
+        evaluation["alone"][name] = _beside(rows, single, answers[name], batch_size)
     return evaluation
+
+
+def _beside(rows: RowsLike, alone: Predictions, batched: Predictions, batch_size: int) -> dict[str, Any]:
+    """What the batch does to the answers of one candidate."""
+    main = next(iter(score(rows, alone).values()))
+    return {"batch_size": batch_size, "score": main.as_dict(), "agreement": agreement(alone, batched).as_dict()}
 
 
 def check_evaluation(evaluation: Mapping[str, Any]) -> None:

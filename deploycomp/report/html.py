@@ -283,7 +283,16 @@ def _metrics(report: Report) -> list[list[str]]:
         drop = evaluation["drop"].get(name)
         p_value = f", p = {fmt.significant(drop['p_value'], 2)}" if drop and drop["p_value"] is not None else ""
         fields.append(change_words(evaluation, name) + p_value if drop and name != "source" else fmt.DASH)
-    return [*rows, fields]
+    rows.append(fields)
+    for name, found in evaluation["alone"].items():
+        same, size = found["agreement"], found["batch_size"]
+        ends = fmt.metric_range(main, same["low"], same["high"])
+        mine = [
+            (f"{shorten(fmt.metric_name(main))}, one row at a time", fmt.metric_value(main, found["score"]["value"]))
+        ]
+        mine += [(f"same answer alone as in batches of {size}", f"{fmt.metric_value(main, same['value'])} ({ends})")]
+        rows += [[title, *(words if each == name else fmt.DASH for each in names)] for title, words in mine]
+    return rows
 
 
 def _tuning(report: Report) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from deploycomp.report.view import Report, label, read_table
 from deploycomp.report.words import (
     NOT_EVALUATED,
     NOT_MEASURED,
+    batch_words,
     float_reasons,
     machine_words,
     parity_words,
@@ -62,6 +63,8 @@ def _page(report: Report, *, recipe: bool, steps: bool, warnings: int) -> str:
     if parity := parity_words(report):
         words = "; ".join(markdown(each, MAX_SENTENCE) for each in parity[:MAX_STAGES])
         parts.append(f"**Parity with the source:** {words}.")
+    if batch := batch_words(report):
+        parts.append(f"**Batch mates:** {markdown(batch, MAX_SENTENCE)}.")
     parts += ["**What was done**", "\n".join(_steps(report))] if steps else []
     parts += [_recipe(report)] if recipe else []
     return "\n\n".join([*parts, _footer(report)]) + "\n"

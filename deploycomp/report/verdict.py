@@ -28,6 +28,7 @@ from deploycomp.report.view import (
     shapes,
     size_bytes,
 )
+from deploycomp.report.words import batch_words
 
 __all__ = ["build_verdict", "change_words", "headline", "headline_shape", "shape_words"]
 
@@ -51,6 +52,9 @@ BUSY_SHARE = 0.10
 LOW_COVERAGE = 0.5
 """An INT8 model with fewer of its weight bytes in INT8 than this deserves a warning."""
 
+SAME_ALONE = 0.99
+"""A model that gives fewer of its answers alone and in a batch alike is not one model to its users."""
+
 
 def build_verdict(report: Report) -> dict[str, Any]:
     """Write the report's `verdict` from the rest of it.
@@ -61,7 +65,7 @@ def build_verdict(report: Report) -> dict[str, Any]:
     Returns:
         `headline`, one sentence, and `warnings`, a list of sentences.
     """
-    rooms = (_slower, _quality, _choices, _coverage, _footprint, _noise)
+    rooms = (_slower, _quality, _batch_mates, _choices, _coverage, _footprint, _noise)
     warnings = [sentence for room in rooms for sentence in room(report)]
     return {"headline": headline(report), "warnings": warnings}
 
@@ -184,6 +188,13 @@ def _quality(report: Report) -> Iterator[str]:
             f"The loss of {name} is within the goal of {allowed}, but {evaluation['rows']:,} rows cannot exclude one "
             f"of {possible}: evaluate on more rows to be sure."
         )
+
+
+def _batch_mates(report: Report) -> Iterator[str]:
+    """Answers that depend on what else is in the batch."""
+    found = ((report.get("evaluation") or {}).get("alone") or {}).get("artifact")
+    if found and found["agreement"]["value"] < SAME_ALONE and (words := batch_words(report)):
+        yield (f"Answers depend on batch mates: {words}. Ranges from --calibration DATA are the same for every batch.")
 
 
 def _choices(report: Report) -> Iterator[str]:

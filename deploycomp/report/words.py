@@ -15,6 +15,7 @@ __all__ = [
     "NOT_EVALUATED",
     "NOT_MEASURED",
     "as_yaml",
+    "batch_words",
     "float_reasons",
     "machine_words",
     "parity_words",
@@ -133,6 +134,18 @@ def parity_words(report: Report) -> list[str]:
             )
         lines.append(line + (f"; {shorten(stage['note'], 300)}" if "note" in stage else ""))
     return lines
+
+
+def batch_words(report: Report) -> str | None:
+    """Say what batch mates change in the artifact's answers, where that was measured."""
+    evaluation = report.get("evaluation") or {}
+    found = (evaluation.get("alone") or {}).get("artifact")
+    if not found:
+        return None
+    metric, same = evaluation["metric"], found["agreement"]
+    alone = f"{shorten(fmt.metric_name(metric))} is {fmt.metric_value(metric, found['score']['value'])}"
+    share = f"{fmt.metric_value(metric, same['value'])} ({fmt.metric_range(metric, same['low'], same['high'])})"
+    return f"one row at a time {alone}, and {share} of the answers are those in batches of {found['batch_size']}"
 
 
 def stage_title(stage: Mapping[str, Any]) -> str:

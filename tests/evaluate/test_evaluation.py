@@ -32,7 +32,7 @@ def test_the_evaluation_part_of_the_report() -> None:
     candidates = {"artifact": worse(), "source": classifier(LABELS), "fp32": classifier(LABELS)}
     data = rows()
     found = evaluate_candidates(candidates, data, batch_size=4)
-    keys = ["data", "split", "digest", "rows", "metric", "scores", "agreement", "drop", "max_drop"]
+    keys = ["data", "split", "digest", "rows", "metric", "scores", "agreement", "drop", "max_drop", "alone"]
     assert list(found) == keys
     assert list(found["scores"]) == ["source", "artifact", "fp32"]
     assert (found["data"], found["rows"], found["digest"]) == ("set/test.jsonl", 40, data.digest)
@@ -55,7 +55,7 @@ def test_it_fits_the_published_schema() -> None:
     tags = rows_of("token-classification", [{"tokens": ["x", "y"], "tags": ["O", "B-X"]}] * 3)
     tagger = predictor_of("token-classification", {"x": [1.0, 0.0], "y": [0.0, 1.0]}, labels=["O", "B-X"])
     for data, model in ((rows(), classifier(LABELS)), (tags, tagger)):
-        found = evaluate_candidates({"source": model, "artifact": model}, data)
+        found = evaluate_candidates({"source": model, "artifact": model}, data, alone=["artifact"])
         jsonschema.validate(found, {**schema["$defs"]["evaluation"], "$defs": schema["$defs"]})
 
 
@@ -63,6 +63,24 @@ def test_without_a_source_there_are_only_scores() -> None:
     found = evaluate_candidates({"artifact": classifier(LABELS)}, rows(), max_drop=0.1)
     assert list(found["scores"]) == ["artifact"]
     assert (found["agreement"], found["drop"], found["max_drop"]) == ({}, {}, 0.1)
+
+
+def test_what_batch_mates_change_is_measured() -> None:
+    """A model that is wrong about "b" in company, as a range over the whole batch can make it."""
+    model = classifier(LABELS)
+
+    def sociable(feeds: Any, names: Any) -> Any:
+        outputs = model._run(feeds, names)
+        return [each[:, ::-1] if len(feeds["input_ids"]) > 1 else each for each in outputs]
+
+    moody = Predictor(model.tokenizer, model.manifest, sociable)
+    found = evaluate_candidates({"source": model, "artifact": moody}, rows(), batch_size=4, alone=["artifact"])
+    assert found["scores"]["artifact"]["accuracy"]["value"] == 0
+    assert found["alone"]["artifact"]["batch_size"] == 4
+    assert found["alone"]["artifact"]["score"]["value"] == 1
+    assert found["alone"]["artifact"]["agreement"]["value"] == 0
+    steady = evaluate_candidates({"source": model, "artifact": model}, rows(), alone=["artifact"])
+    assert steady["alone"]["artifact"]["agreement"]["value"] == 1
 
 
 def test_tags_also_say_how_many_rows_are_unchanged() -> None:

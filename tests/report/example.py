@@ -213,6 +213,13 @@ def evaluation() -> Report:
             "artifact": {**interval(0.001147, -0.008028, 0.010321), "p_value": 1.0},
         },
         "max_drop": 0.005,
+        "alone": {
+            "artifact": {
+                "batch_size": 16,
+                "score": interval(0.894495, 0.872706, 0.912924),
+                "agreement": interval(0.996560, 0.989937, 0.998829),
+            }
+        },
     }
 
 
@@ -361,6 +368,7 @@ def loses() -> Report:
     scores["agreement"]["artifact"] = interval(0.958716, 0.943407, 0.970026)
     scores["drop"]["artifact"] = {**interval(0.017202, 0.004587, 0.029817), "p_value": 0.0081}
     scores["max_drop"] = None
+    scores["alone"]["artifact"]["agreement"] = interval(0.985092, 0.974648, 0.991276)
     report["evaluation"] = scores
     report["benchmark"] = benchmark(
         {

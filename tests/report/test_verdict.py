@@ -99,6 +99,14 @@ def test_a_goal_that_the_data_cannot_prove():
     assert "goal" not in said(report)
 
 
+def test_answers_that_depend_on_batch_mates_are_named():
+    assert "batch mates" not in said(wins())  # 99.66 %
+    words = (
+        "Answers depend on batch mates: one row at a time accuracy is 89.45 %, and 98.51 % (97.5…99.1) of the answers"
+    )
+    assert words in said(loses())
+
+
 def test_memory_size_and_unfused_attention():
     report = loses()
     assert "ONNX INT8 needs 1.07× the memory of PyTorch (655 MB)." in said(report)
