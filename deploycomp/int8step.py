@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from deploycomp.data import Rows
+    from deploycomp.evaluate import Predictions
     from deploycomp.quantize.calibrate import Statistics
 
 __all__ = ["Int8Step"]
@@ -236,14 +238,29 @@ class _Judge:
 
     def drop(self, kept: frozenset[str]) -> float:
         """The fall of the task metric on all held-out rows with these layers in float."""
-        from deploycomp.evaluate import evaluate_candidates
+        from deploycomp.evaluate import compare
 
         if kept not in self._drops:
-            context = self.bench.context
-            paths = {"source": context.graph("export"), "artifact": self.graph(kept)}
-            found = evaluate_candidates({name: context.predictor(path) for name, path in paths.items()}, self.rows)
-            self._drops[kept] = float(found["drop"]["artifact"]["value"])
+            self._drops[kept] = compare(self.rows, self._source, self._predict(self.graph(kept))).value
         return self._drops[kept]
+
+    @cached_property
+    def _source(self) -> Predictions:
+        """The FP32 graph's answers to all held-out rows.
+
+        Raises:
+            VerificationFailed: The labels of these rows look permuted.
+        """
+        from deploycomp.evaluate import check_labels
+
+        answers = self._predict(self.bench.context.graph("export"))
+        check_labels(self.rows, answers)
+        return answers
+
+    def _predict(self, path: Path) -> Predictions:
+        from deploycomp.evaluate import predict
+
+        return predict(self.bench.context.predictor(path), self.rows)
 
     def milliseconds(self) -> dict[str, float]:
         """Layer → what INT8 saves there, on this machine."""

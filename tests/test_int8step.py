@@ -14,6 +14,7 @@ import pytest
 from deploycomp.artifact import MANIFEST
 from deploycomp.context import Context
 from deploycomp.errors import UsageError, VerificationFailed
+from deploycomp.evaluate import Drop
 from deploycomp.int8step import Int8Step
 from deploycomp.measure.candidate import Candidate
 from deploycomp.pipeline import ExportResult, export_model
@@ -247,20 +248,17 @@ def test_the_drop_that_is_told_is_that_of_the_layers_that_were_kept(
     needed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The last model that was tried is not always the one that is kept."""
-    import deploycomp.evaluate
     from deploycomp.int8step import _Judge
 
     kept: list[int] = []
     graph = _Judge.graph
     monkeypatch.setattr(_Judge, "graph", lambda self, layers: kept.append(len(layers)) or graph(self, layers))
-    right = deploycomp.evaluate.evaluate_candidates
 
-    def fall(predictors: Any, rows: Any, **more: Any) -> dict[str, Any]:
-        if set(predictors) != {"source", "artifact"} or more:
-            return right(predictors, rows, **more)  # the last judgement, on the evaluation's own rows
-        return {"drop": {"artifact": {"value": 0.1 if kept[-1] >= needed else 0.9 - kept[-1] / 100}}}
+    def fall(*_: Any) -> Drop:
+        value = 0.1 if kept[-1] >= needed else 0.9 - kept[-1] / 100
+        return Drop(value, value, value, 1.0)
 
-    monkeypatch.setattr(deploycomp.evaluate, "evaluate_candidates", fall)
+    monkeypatch.setattr("deploycomp.evaluate.compare", fall)
     monkeypatch.setattr(
         "deploycomp.quantize.sensitivity.rank",
         lambda _, __, milliseconds, **___: [

@@ -20,6 +20,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
 }
 OPSET = 18
 EXAMPLE_SHAPE = (2, 16)
@@ -38,7 +39,7 @@ def load_torch(model: str, task: str) -> Any:
 
 
 def logits_only(model: Any) -> Any:
-    """A module with plain tensors in and out, for the tools that trace."""
+    """A module with plain tensors in and one out, for the tools that trace; start and end logits are stacked last."""
     import torch
 
     class Logits(torch.nn.Module):
@@ -47,9 +48,10 @@ def logits_only(model: Any) -> Any:
             self.model = model
 
         def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
-            return self.model(
+            out = self.model(
                 input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids, return_dict=True
-            ).logits
+            )
+            return out.logits if "logits" in out else torch.stack((out.start_logits, out.end_logits), dim=-1)
 
     return Logits().eval()
 
@@ -64,10 +66,10 @@ def example() -> tuple[Any, ...]:
     return ids, mask, torch.zeros_like(ids)
 
 
-def feeds_of(ids: list[int]) -> dict[str, np.ndarray]:
-    """One real row."""
-    row = np.array([ids], dtype=np.int64)
-    return dict(zip(INPUTS, (row, np.ones_like(row), np.zeros_like(row)), strict=True))
+def feeds_of(row: list[list[int]]) -> dict[str, np.ndarray]:
+    """One real row: its token ids and token types."""
+    ids, types = np.array(row, dtype=np.int64)[:, None]
+    return dict(zip(INPUTS, (ids, np.ones_like(ids), types), strict=True))
 
 
 def random_bert(request: Request) -> None:
@@ -172,8 +174,8 @@ def pt2e(request: Request) -> None:
         raise RuntimeError("neural-compressor cannot export the model")
     prepared: Any = prepare(exported, quant_config=get_default_static_config())
     with torch.no_grad():
-        for ids in request["calibration"]:
-            prepared(*(torch.from_numpy(each) for each in feeds_of(ids).values()))
+        for row in request["calibration"]:
+            prepared(*(torch.from_numpy(each) for each in feeds_of(row).values()))
         converted: Any = convert(prepared)
         program = torch.export.export(converted, example(), dynamic_shapes=shapes)
     torch.export.save(program, Path(request["out"]) / "int8.pt2")

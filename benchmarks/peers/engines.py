@@ -32,7 +32,8 @@ class Engine:
     """A model that is ready to run."""
 
     run: Callable[[Feeds], np.ndarray]
-    """int64 [batch, sequence] by input name → logits. They may be overwritten by the next call."""
+    """int64 [batch, sequence] by input name → logits, of a question start and end stacked last. The next call may
+    overwrite them."""
     policies: dict[str, Callable[[Rows], Outputs]] = field(default_factory=dict)
     """Ways of its own to run a stream of rows."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -57,6 +58,7 @@ def open_engine(request: Request) -> Engine:
 def _deploycomp(request: Request) -> Engine:
     """Ours, as `Predictor` opens and runs it; a plain .onnx file gets the session entries of the request."""
     from deploycomp.runtime.encode import Settings
+    from deploycomp.runtime.raw import OUTPUTS
     from deploycomp.runtime.session import open_session, runner
 
     model, runtime = Path(request["model"]), {}
@@ -65,6 +67,7 @@ def _deploycomp(request: Request) -> Engine:
         model, runtime = model / manifest["model"], manifest["runtime"]
     session = open_session(model, threads=request["threads"], config=runtime.get("session"))
     run, names = runner(session, model=model), [each.name for each in session.get_inputs()]
+    outputs = OUTPUTS[request["task"]]
     settings = Settings.read(runtime)
     opened: dict[int, Any] = {}
 
@@ -86,9 +89,13 @@ def _deploycomp(request: Request) -> Engine:
         )
         return [row.outputs["logits"] for row in done]
 
-    counts = sorted({1, request["threads"]})
+    def logits(feeds: Feeds) -> np.ndarray:
+        found = run({name: feeds[name] for name in names}, outputs)
+        return found[0] if len(found) == 1 else np.stack(found, axis=-1)
+
+    counts = sorted({1, request["threads"]}) if len(outputs) == 1 else []
     return Engine(
-        run=lambda feeds: run({name: feeds[name] for name in names}, ("logits",))[0],
+        run=logits,
         policies={f"predictor, streams={count}": partial(predictor, streams=count) for count in counts},
     )
 

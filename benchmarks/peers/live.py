@@ -69,7 +69,8 @@ def serve(candidate: Candidate, model: Model, *, threads: int) -> Iterator[Run]:
                 found = None
             if found is None:
                 raise PeerFailed(_tail(words))
-            return [found[name] for name in outputs]
+            logits = found["logits"]
+            return [logits] if len(outputs) == 1 else list(np.moveaxis(logits, -1, 0))  # start and end
 
         with contextlib.suppress(OSError):  # a child that is dead already says why in its answer
             there.write(_message(candidate, model, threads, {"do": "serve"}))

@@ -12,10 +12,14 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import Real, real_models, say
+from finetune import DATA, JOBS, ensure
 from venvs import OWN, Venv
+
+if TYPE_CHECKING:
+    from deploycomp.runtime.encode import Encoded
 
 __all__ = ["DEFAULT_MODELS", "RANDOM_BASE", "Model", "PeerFailed", "find_models", "last_line"]
 
@@ -23,6 +27,8 @@ RANDOM_BASE = "bert-base-random"
 """BERT-base with seeded random weights: its latency is that of any fine-tuned one, its accuracy means nothing."""
 DONOR = "minilm-l6-sst2"
 """The real model whose tokenizer and data it takes."""
+FINETUNED = {f"minilm-l6-{job}": job for job in JOBS}
+"""The models that `finetune.py` makes: how all answer pairs and questions."""
 DEFAULT_MODELS = ("minilm-l6-sst2", "minilm-l6-wnut17", RANDOM_BASE)
 
 CALIBRATION_ROWS = 300
@@ -77,14 +83,14 @@ class Model:
         """The rows that may be learned from."""
         return self.real.data.with_name("train.jsonl")
 
-    def calibration(self) -> list[list[int]]:
-        """Real training rows as token ids."""
-        rows = _read(self.training)
-        return self._encode(random.Random(SEED).sample(rows, CALIBRATION_ROWS))
+    def calibration(self) -> list[list[list[int]]]:
+        """Real training rows, each as token ids and token types."""
+        rows = self._encode(random.Random(SEED).sample(_read(self.training), CALIBRATION_ROWS))
+        return [[list(row.encoding.ids), list(row.encoding.type_ids)] for row in rows]
 
     def stream(self, limit: int) -> list[list[int]]:
         """Real rows as token ids, with their real lengths."""
-        return self._encode(_read(self.real.data)[:limit])
+        return [list(row.encoding.ids) for row in self._encode(_read(self.real.data)[:limit])]
 
     def make(self, venv: Venv, what: str, **request: Any) -> Path:
         """Let a peer make *what* of this model, once for these weights, pins and options; return the folder.
@@ -106,18 +112,34 @@ class Model:
         fresh.rename(out)
         return out
 
-    def _encode(self, rows: list[dict[str, Any]]) -> list[list[int]]:
-        from deploycomp.runtime.encode import Settings, encode_texts, load_tokenizer
+    def _encode(self, rows: list[dict[str, Any]]) -> list[Encoded]:
+        from deploycomp.runtime.encode import Settings, encode_questions, encode_texts, load_tokenizer
 
+        tokenizer = load_tokenizer(self.real.path / "tokenizer.json")
+        if self.real.task == "question-answering":
+            return encode_questions(tokenizer, [(row["question"], row["context"]) for row in rows], Settings())[0]
         words = self.real.task == "token-classification"
-        texts = [row["tokens" if words else "text"] for row in rows]
-        encoded, _ = encode_texts(load_tokenizer(self.real.path / "tokenizer.json"), texts, Settings(), words=words)
-        return [list(row.encoding.ids) for row in encoded]
+        texts = [row["tokens"] if words else _text(row) for row in rows]
+        return encode_texts(tokenizer, texts, Settings(), words=words)[0]
 
 
 def find_models(names: list[str], work: Path) -> list[Model]:
     """Find the real models, and make the random one."""
-    return [_random_base(work) if name == RANDOM_BASE else Model(real_models([name])[0], work) for name in names]
+    return [_find(name, work) for name in names]
+
+
+def _find(name: str, work: Path) -> Model:
+    if name == RANDOM_BASE:
+        return _random_base(work)
+    if name not in FINETUNED:
+        return Model(real_models([name])[0], work)
+    job = JOBS[FINETUNED[name]]
+    return Model(Real(name, job.task, ensure(FINETUNED[name]), DATA / job.data / "validation.jsonl"), work)
+
+
+def _text(row: dict[str, Any]) -> str | tuple[str, str]:
+    """A text, or a pair of them."""
+    return (row["text"], row["text_pair"]) if "text_pair" in row else row["text"]
 
 
 def last_line(text: str) -> str:
