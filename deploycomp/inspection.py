@@ -42,9 +42,11 @@ def inspect_path(path: str) -> dict[str, Any]:
     if where.suffix == ".onnx":
         return {"kind": "onnx", "name": where.name, **_graph(where)}
     from deploycomp.models import resolve
+
+    source = resolve(path)  # a misspelled path is refused before torch is imported
     from deploycomp.models.load import load
 
-    return _model(load(resolve(path)))
+    return _model(load(source))
 
 
 def _artifact(artifact: Artifact) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class Predictor:
             artifact.verify()
         tokenizer = load_tokenizer(artifact.path / "tokenizer.json")
         config = (artifact.manifest.get("runtime") or {}).get("session")
-        model = _model_file(artifact)
+        model = artifact.model
         each = max(1, (threads or default_threads()) // max(1, streams))
         session = open_session(model, threads=each, providers=providers, spinning=spinning, config=config)
         return Predictor(tokenizer, artifact.manifest, runner(session, model=model), streams=streams)
@@ -289,14 +289,6 @@ class Predictor:
         outputs = (self.manifest.get("signature") or {}).get("outputs") or {}
         last = (outputs.get("sentence_embedding") or [None])[-1]
         return last if isinstance(last, int) else 0
-
-
-def _model_file(artifact: Artifact) -> Path:
-    """The deliverable, which must lie in the artifact: a manifest may come from anywhere."""
-    name = artifact.manifest.get("model")
-    if not isinstance(name, str) or not artifact.model.resolve().is_relative_to(artifact.path.resolve()):
-        raise InputRefused(f"the manifest names no model in its folder: {name!r}", where=str(artifact.path))
-    return artifact.model
 
 
 def _share(progress: Progress | None, start: float, end: float) -> Progress | None:
