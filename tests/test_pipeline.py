@@ -451,7 +451,7 @@ def test_a_kept_goal_and_a_benchmark_stand_in_the_report(out: Path):
     assert judged["agreement"]["artifact"]["value"] == judged["scores"]["artifact"]["accuracy"]["value"] < 1.0
     assert judged["drop"]["artifact"]["value"] > 0
     assert judged["max_drop"] == 1.0
-    assert judged["alone"]["artifact"]["batch_size"] == 16
+    assert judged["alone"]["artifact"]["batch_size"] == 4
     measured = report["benchmark"]
     assert set(measured["candidates"]) == {"source", "fp32", "artifact"}
     assert [cell["candidate"] for cell in measured["cells"]] == ["source", "fp32", "artifact"]

@@ -3,20 +3,40 @@
 artifact folder ─┐
 model.onnx ──────┼─► Subject: model file, bytes, vocabulary, max_length, session entries
 HF folder ───────┘
+                        candidates × providers × dtypes ─► variants: int8, int8@cuda, source, source@bf16
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from deploycomp.artifact import MANIFEST, Artifact
-from deploycomp.errors import InputRefused, UsageError
+from deploycomp.errors import EnvironmentFailed, InputRefused, UsageError
 
-__all__ = ["DEFAULT_VOCABULARY", "Candidate", "Subject", "examine", "examine_all"]
+__all__ = [
+    "DEFAULT_VOCABULARY",
+    "DTYPES",
+    "PROVIDERS",
+    "Candidate",
+    "Subject",
+    "examine",
+    "examine_all",
+    "read_json",
+    "variants",
+]
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""What a candidate may run on, and ONNX Runtime's name for it."""
+DTYPES = ("fp32", "bf16")
+"""What the weights of a PyTorch candidate are cast to; an ONNX graph has the types of its file."""
+COMPILERS = ("g++", "clang++", "c++")
+"""What PyTorch's Inductor looks for where CXX does not name a C++ compiler."""
 
 DEFAULT_VOCABULARY = 1000
 """Token ids drawn where no config.json tells the vocabulary: less than any real encoder's, enough to vary."""
@@ -34,10 +54,13 @@ class Candidate:
 
     Args:
         name: What it is called in the result, unique in one benchmark.
-        kind: `onnx` (a deploycomp artifact or an .onnx file) or `torch` (a Hugging Face folder, eager FP32).
+        kind: `onnx` (a deploycomp artifact or an .onnx file) or `torch` (a Hugging Face folder).
         path: The folder or file.
         task: The task of a torch candidate; None lets its config tell.
         session: ONNX Runtime session entries of an .onnx file; an artifact brings its own.
+        provider: `cpu` or `cuda`.
+        dtype: Of a torch candidate: `fp32` or `bf16`.
+        compiled: Whether a torch candidate goes through `torch.compile` (Inductor, one graph for each shape).
     """
 
     name: str
@@ -45,6 +68,9 @@ class Candidate:
     path: Path
     task: str | None = None
     session: Mapping[str, str] = field(default_factory=dict[str, str])
+    provider: str = "cpu"
+    dtype: str = "fp32"
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +96,33 @@ class Subject:
             "vocabulary": self.vocabulary,
             "max_length": self.max_length,
             "session": self.session,
+            "provider": self.candidate.provider,
+            "dtype": self.candidate.dtype,
+            "compiled": self.candidate.compiled,
         }
+
+
+def variants(
+    candidates: Sequence[Candidate], *, providers: Sequence[str] = ("cpu",), dtypes: Sequence[str] = ("fp32",)
+) -> list[Candidate]:
+    """Return each candidate on each provider, and PyTorch ones in each type.
+
+    What differs from a plain candidate (FP32 on the CPU) stands behind its name: `source@bf16`, `int8@cuda`.
+
+    Raises:
+        UsageError: A provider or a type is unknown.
+    """
+    for option, given, known in (("--provider", providers, tuple(PROVIDERS)), ("--dtype", dtypes, DTYPES)):
+        for name in given:
+            if name not in known:
+                raise UsageError(f"{option} takes {' and '.join(known)}, not '{name}'", where=f"{option} {name}")
+    found: list[Candidate] = []
+    for each in candidates:
+        for provider in dict.fromkeys(providers):
+            for dtype in dict.fromkeys(dtypes) if each.kind == "torch" else (each.dtype,):
+                suffixes = [f"@{name}" for name, usual in ((provider, "cpu"), (dtype, "fp32")) if name != usual]
+                found.append(replace(each, name=each.name + "".join(suffixes), provider=provider, dtype=dtype))
+    return found
 
 
 def examine_all(candidates: Sequence[Candidate]) -> list[Subject]:
@@ -94,13 +146,31 @@ def examine(candidate: Candidate) -> Subject:
 
     Raises:
         InputRefused: A file is missing or unreadable, or the path is not what its kind asks for.
+        EnvironmentFailed: `torch.compile` is asked for, and no C++ compiler is here.
     """
     path = candidate.path.absolute()
     if not path.exists():
         raise InputRefused(f"candidate '{candidate.name}' does not exist", where=str(candidate.path))
+    if candidate.compiled:
+        _check_compiler(candidate)
     if candidate.kind == "torch":
         return _torch(candidate, path)
     return _artifact(candidate, path) if path.is_dir() else _onnx_file(candidate, path)
+
+
+def _check_compiler(candidate: Candidate) -> None:
+    if candidate.kind != "torch":
+        raise UsageError(
+            f"candidate '{candidate.name}' is an ONNX graph, and torch.compile takes PyTorch models",
+            hint="name the model folder: MODEL@compile",
+        )
+    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
+    if not any(shutil.which(name) for name in wanted):
+        raise EnvironmentFailed(
+            f"candidate '{candidate.name}' needs a C++ compiler, and there is none",
+            why=f"torch.compile writes C++ and compiles it; looked for {', '.join(wanted)}",
+            hint="apt install g++, or measure the model without @compile",
+        )
 
 
 def _torch(candidate: Candidate, folder: Path) -> Subject:
@@ -155,22 +225,26 @@ def _bytes_of_onnx(model: Path) -> int:
 
 
 def _vocabulary(folder: Path) -> int:
-    value = _json(folder / "config.json").get("vocab_size")
+    value = read_json(folder / "config.json").get("vocab_size")
     return value if isinstance(value, int) and value > 0 else DEFAULT_VOCABULARY
 
 
 def _max_length(folder: Path) -> int | None:
     """The longest row that tokenizer and position table both allow, None where neither tells."""
     values = (
-        _json(folder / "tokenizer_config.json").get("model_max_length"),
-        _json(folder / "config.json").get("max_position_embeddings"),
+        read_json(folder / "tokenizer_config.json").get("model_max_length"),
+        read_json(folder / "config.json").get("max_position_embeddings"),
     )
     lengths = [int(value) for value in values if isinstance(value, int | float) and 0 < value < UNLIMITED]
     return min(lengths, default=None)
 
 
-def _json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty where there is none."""
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, empty where there is none.
+
+    Raises:
+        InputRefused: It is not JSON.
+    """
     if not file.is_file():
         return {}
     try:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 from deploycomp import errors
@@ -15,13 +16,16 @@ from deploycomp.errors import DeploycompError, EnvironmentFailed
 
 __all__ = ["ask"]
 
-COMMAND = ("-P", "-m", "deploycomp.measure.worker")
-"""`-P` keeps the working directory off the import path: a file there may be called json.py."""
+COMMAND = ("-P", "-c", "from deploycomp.measure.worker import main; main()")
+"""`-P` keeps the working directory off the import path: a file there may be called json.py. `-c` and not `-m`, which
+imports more before our first line."""
 
 STDERR_TAIL = 2000
 """Characters of a dead child's last words that go into the error."""
 
-RAISED = {"InputRefused", "EnvironmentFailed", "UsageError"}
+NS_PER_MS = 1_000_000
+
+RAISED = {"InputRefused", "EnvironmentFailed", "UsageError", "VerificationFailed"}
 """Errors that a child may hand on by name; everything else is the environment's fault."""
 
 
@@ -35,14 +39,20 @@ def ask(request: dict[str, Any], *, who: str, limit_seconds: float) -> dict[str,
         who: The candidate, for errors.
         limit_seconds: The child is killed after this time.
 
+    Returns:
+        The answer; `cold_start_ms` is the time from here to the child's `first_answer_ns` (both on the monotonic clock,
+        which all processes of a machine share).
+
     Raises:
-        InputRefused, EnvironmentFailed: The child refused or failed, died, or ran out of time.
+        InputRefused, EnvironmentFailed, VerificationFailed: The child refused or failed, died, or ran out of time.
     """
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(request["threads"]),  # the caller's value is for the caller
         "HF_HUB_OFFLINE": "1",
     }
+    message = json.dumps({**request, "parent": os.getpid()}).encode()
+    spawned = time.monotonic_ns()
     try:
         child = subprocess.Popen(
             [sys.executable, *COMMAND],
@@ -55,7 +65,6 @@ def ask(request: dict[str, Any], *, who: str, limit_seconds: float) -> dict[str,
     except OSError as error:
         raise EnvironmentFailed("no child process can be started", where=who, why=str(error)) from None
     try:
-        message = json.dumps({**request, "parent": os.getpid()}).encode()
         out, err = child.communicate(message, timeout=limit_seconds)
     except subprocess.TimeoutExpired:
         raise EnvironmentFailed(
@@ -64,7 +73,9 @@ def ask(request: dict[str, Any], *, who: str, limit_seconds: float) -> dict[str,
         ) from None
     finally:
         _end(child)
-    return _answer(out, err.decode(errors="replace"), who=who, code=child.returncode)
+    answer = _answer(out, err.decode(errors="replace"), who=who, code=child.returncode)
+    first = answer.pop("first_answer_ns", None)
+    return answer if first is None else {**answer, "cold_start_ms": (first - spawned) / NS_PER_MS}
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

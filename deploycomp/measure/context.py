@@ -24,6 +24,8 @@ FLAGS = re.compile(r"sse4|avx|amx|fma$|f16c|asimd|sve|sme2?$|i8mm|bf16|neon")
 
 PACKAGES = ("deploycomp", "numpy", "onnxruntime", "tokenizers", "torch", "transformers")
 
+KHZ_PER_MHZ = 1000
+
 NO_LIMIT = 1 << 60
 """cgroup v1 writes a huge number for "no limit"; no machine has an exbibyte."""
 
@@ -42,7 +44,8 @@ def context(*, root: Path = ROOT) -> dict[str, Any]:
         root: Where `proc` and `sys` are.
 
     Returns:
-        CPU, load averages over 1, 5 and 15 minutes, governor, cgroup limits, memory in bytes, versions.
+        CPU, its frequency now in MHz, load averages over 1, 5 and 15 minutes, governor, cgroup limits, memory in bytes,
+        versions.
     """
     cpu = detect(root=root)
     return {
@@ -56,6 +59,7 @@ def context(*, root: Path = ROOT) -> dict[str, Any]:
         "threads_available": cpu.threads,
         "affinity": affinity(),
         "cpu_quota": cpu.quota,
+        "mhz": _mhz(root),
         "governor": _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
         "load": [round(value, 2) for value in os.getloadavg()],
         "memory_bytes": _memory(root, "MemTotal"),
@@ -111,6 +115,20 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
+
+
+def _mhz(root: Path) -> float | None:
+    """The frequency of the processors that this process may run on, on average, now."""
+    found = [
+        int(text) / KHZ_PER_MHZ
+        for cpu in affinity()
+        if (text := _read(root / f"sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq")).isdigit()
+    ]
+    if not found:  # virtual machines have no cpufreq, and say what they were told at start
+        found = [
+            float(each) for each in re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", _read(root / "proc/cpuinfo"), re.MULTILINE)
+        ]
+    return round(sum(found) / len(found), 1) if found else None
 
 
 def _memory(root: Path, name: str) -> int | None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deploycomp.errors import InputRefused
+from deploycomp.errors import EnvironmentFailed, InputRefused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,12 +20,17 @@ __all__ = ["INPUTS", "Engine", "open_engine"]
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 NS_PER_MS = 1_000_000
 
+NAMES = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+"""ONNX Runtime's providers for ours; CUDA needs the CPU beside it for shapes, and `profile.py` checks what it took."""
 
-@dataclass(frozen=True)
-class Engine:
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""PyTorch's names for ours."""
+
+
+class Engine(NamedTuple):
     """A model that is ready to be timed."""
 
-    run: Callable[[dict[str, np.ndarray]], object]
+    run: Callable[[dict[str, np.ndarray]], list[np.ndarray]]
     """int64 [batch, sequence] by input name → outputs as numpy arrays."""
     inputs: tuple[str, ...]
     vocabulary: int
@@ -35,6 +39,12 @@ class Engine:
     fixed: tuple[int | None, int | None] = (None, None)
     """Batch and sequence that the graph is fixed to."""
     max_length: int | None = None
+    audit_ns: int = 0
+    """Time that only our own audit of a checkpoint took; it is no part of a cold start."""
+    exact: bool = False
+    """Whether equal inputs must give equal bits: one thread on a CPU."""
+    gpu_facts: Callable[[], dict[str, Any] | None] = lambda: None
+    """What the GPU tells after the last call, None on a CPU."""
 
 
 def open_engine(request: dict[str, Any]) -> Engine:
@@ -42,6 +52,7 @@ def open_engine(request: dict[str, Any]) -> Engine:
 
     Raises:
         InputRefused: Its inputs are not what an encoder has, or the model cannot be loaded.
+        EnvironmentFailed: The provider is not here.
     """
     return {"onnx": _onnx, "torch": _torch}[request["kind"]](request)
 
@@ -52,9 +63,9 @@ def _onnx(request: dict[str, Any]) -> Engine:
 
     from deploycomp.runtime.session import open_session, runner
 
-    model = Path(request["model"])
+    model, providers = Path(request["model"]), NAMES[request["provider"]]
     imported = time.perf_counter_ns()
-    session = open_session(model, threads=request["threads"], config=request["session"])
+    session = open_session(model, threads=request["threads"], providers=providers, config=request["session"])
     loaded = time.perf_counter_ns()
     names, fixed = _signature(session.get_inputs(), where=str(model))
     run, outputs = runner(session, model=model), tuple(each.name for each in session.get_outputs())
@@ -66,7 +77,21 @@ def _onnx(request: dict[str, Any]) -> Engine:
         load_ms=(loaded - imported) / NS_PER_MS,
         fixed=fixed,
         max_length=request["max_length"],
+        exact=_exact(request),
+        gpu_facts=_gpu_facts(request),
     )
+
+
+def _exact(request: dict[str, Any]) -> bool:
+    return request["threads"] == 1 and request["provider"] == "cpu"
+
+
+def _gpu_facts(request: dict[str, Any]) -> Callable[[], dict[str, Any] | None]:
+    if request["provider"] == "cpu":
+        return lambda: None
+    from deploycomp.measure.gpu import process_memory_bytes
+
+    return lambda: {"memory_bytes": process_memory_bytes()}
 
 
 def _signature(inputs: Sequence[Any], *, where: str) -> tuple[tuple[str, ...], tuple[int | None, int | None]]:
@@ -88,21 +113,25 @@ def _signature(inputs: Sequence[Any], *, where: str) -> tuple[tuple[str, ...], t
 
 
 def _torch(request: dict[str, Any]) -> Engine:
-    """Eager FP32 through the model's own forward, built once; numpy in and out, as a session does it."""
+    """The model's own forward, built once; numpy in and out, as a session does it."""
     import_ms, load_ms = _time_from_pretrained(request)
     import torch
 
-    from deploycomp.models import forward_module, resolve
+    from deploycomp.models import resolve
     from deploycomp.models.load import load
 
     torch.set_num_threads(request["threads"])
+    device = _device(request["provider"])
+    start = time.perf_counter_ns()
     model = load(resolve(request["model"]), request["task"] or "auto")
-    forward = forward_module(model)
+    audited = time.perf_counter_ns()
+    model.module.to(device=device, dtype=getattr(torch, DTYPES[request["dtype"]]))
+    forward = _forward(model, request)
 
     def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         with torch.inference_mode():
-            outputs = forward(*(torch.from_numpy(feeds[name]) for name in model.inputs))
-        return [output.numpy() for output in outputs]
+            outputs = forward(*(torch.from_numpy(feeds[name]).to(device) for name in model.inputs))
+        return [(each.float() if each.dtype is torch.bfloat16 else each).cpu().numpy() for each in outputs]
 
     return Engine(
         run=run,
@@ -111,7 +140,35 @@ def _torch(request: dict[str, Any]) -> Engine:
         import_ms=import_ms,
         load_ms=load_ms,
         max_length=model.max_length,
+        audit_ns=audited - start,
+        exact=_exact(request),
+        gpu_facts=_gpu_facts(request),
     )
+
+
+def _forward(model: Any, request: dict[str, Any]) -> Any:
+    """The plain forward, or one compiled for every shape (for streams, whose lengths are many, for all shapes)."""
+    import torch
+
+    from deploycomp.models import forward_module
+
+    forward = forward_module(model)
+    if not request["compiled"]:
+        return forward
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 1 + len(request["cells"]))
+    return torch.compile(forward, dynamic=bool(request.get("streams")))
+
+
+def _device(provider: str) -> str:
+    import torch
+
+    if provider == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentFailed(
+            "this PyTorch sees no CUDA device",
+            why=f"torch {torch.__version__}",
+            hint="check the driver (nvidia-smi), and that torch is a CUDA build",
+        )
+    return provider
 
 
 def _time_from_pretrained(request: dict[str, Any]) -> tuple[float, float]:
@@ -133,8 +190,9 @@ def _time_from_pretrained(request: dict[str, Any]) -> tuple[float, float]:
     task = check_task(source, request["task"] or "auto")
     config = AutoConfig.from_pretrained(source.encoder, local_files_only=True, trust_remote_code=False)
     kind = model_class(source, task, config)  # imports the architecture's module
+    dtype = getattr(torch, DTYPES[request["dtype"]])
     imported = time.perf_counter_ns()
     with quiet():
-        kind.from_pretrained(source.encoder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+        kind.from_pretrained(source.encoder, dtype=dtype, local_files_only=True, use_safetensors=True)
     loaded = time.perf_counter_ns()
     return (imported - start) / NS_PER_MS, (loaded - imported) / NS_PER_MS

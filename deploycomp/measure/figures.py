@@ -13,10 +13,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["NO_DIFFERENCE", "ratios", "slower_cells", "summary"]
+__all__ = ["NO_DIFFERENCE", "PERCENTS", "paired", "ratios", "slower_cells", "summary"]
 
+PERCENTS = (50, 90, 95, 99)
 MIN_BEYOND = 5
-"""A percentile needs this many samples beyond it: p90 from 50 samples, p99 from 500."""
+"""A percentile needs this many samples beyond it: p90 from 50 samples, p95 from 100, p99 from 500."""
 NS_PER_MS = 1_000_000
 
 CONFIDENCE = 0.95
@@ -30,25 +31,30 @@ FASTER, SLOWER, NO_DIFFERENCE = "faster", "slower", "no clear difference"
 CELL = ("threads", "batch_size", "sequence_length")
 
 
-def summary(blocks: Sequence[Sequence[int]], *, batch_size: int) -> dict[str, Any]:
+def summary(blocks: Sequence[Sequence[int]], *, batch_size: float) -> dict[str, Any]:
     """Pool the calls of all blocks of one cell.
 
     Args:
         blocks: Duration of each call in nanoseconds, one sequence per block, none empty.
-        batch_size: Rows of one call.
+        batch_size: Rows of one call, on average.
 
     Returns:
-        Milliseconds, rows per second and counts, under the names of report.json; a percentile is None where
-        fewer than `MIN_BEYOND` samples lie beyond it.
+        Milliseconds, rows per second, coefficient of variation of the calls and counts, under the names of report.json;
+        a percentile is None where fewer than `MIN_BEYOND` samples lie beyond it. `intervals` holds [low, high] of each
+        figure that is not None, by `cluster_intervals`; it is None with less than three blocks.
     """
     pooled = sorted(duration for block in blocks for duration in block)
     mean = statistics.fmean(pooled)
-    return {
+    figures = {
         "p50_ms": statistics.median(pooled) / NS_PER_MS,
-        "p90_ms": _percentile(pooled, 90),
-        "p99_ms": _percentile(pooled, 99),
+        **{f"p{percent}_ms": _percentile(pooled, percent) for percent in PERCENTS[1:]},
         "mean_ms": mean / NS_PER_MS,
         "throughput_per_s": batch_size / (mean / NS_PER_MS / 1000),
+        "cv": statistics.pstdev(pooled, mean) / mean,
+    }
+    return {
+        **figures,
+        "intervals": _intervals(blocks, figures, batch_size=batch_size),
         "samples": len(pooled),
         "block_p50_ms": [statistics.median(block) / NS_PER_MS for block in blocks],
     }
@@ -61,6 +67,22 @@ def _percentile(ordered: Sequence[int], percent: int) -> float | None:
         return None
     rank = -(-len(ordered) * percent // 100)
     return ordered[rank - 1] / NS_PER_MS
+
+
+def _intervals(
+    blocks: Sequence[Sequence[int]], figures: dict[str, Any], *, batch_size: float
+) -> dict[str, list[float]] | None:
+    from deploycomp.measure.bootstrap import cluster_intervals
+
+    resampled = cluster_intervals(blocks, percents=PERCENTS)
+    if resampled is None:
+        return None
+    percentiles, (low, high), variation = resampled
+    found = {f"p{percent}_ms": [end / NS_PER_MS for end in ends] for percent, ends in percentiles.items()}
+    found["mean_ms"] = [low / NS_PER_MS, high / NS_PER_MS]
+    found["throughput_per_s"] = [batch_size / (end / NS_PER_MS / 1000) for end in (high, low)]
+    found["cv"] = list(variation)
+    return {name: ends for name, ends in found.items() if figures[name] is not None}
 
 
 def ratios(benchmark: dict[str, Any], candidate: str, reference: str, *, seed: int = 0) -> list[dict[str, Any]]:
@@ -87,19 +109,20 @@ def ratios(benchmark: dict[str, Any], candidate: str, reference: str, *, seed: i
         other = below.get(_key(cell))
         if cell["candidate"] != candidate or other is None:
             continue
-        pairs = zip(cell["block_p50_ms"], other["block_p50_ms"], strict=True)
-        rounds = [above / under for above, under in pairs]
-        low, high = _interval(rounds, seed=seed)
-        found.append(
-            {
-                "cell": {name: cell[name] for name in CELL},
-                "ratio": statistics.median(rounds),
-                "low": low,
-                "high": high,
-                "verdict": _verdict(low, high),
-            }
-        )
+        compared = paired(cell["block_p50_ms"], other["block_p50_ms"], seed=seed)
+        found.append({"cell": {name: cell[name] for name in CELL}, **compared})
     return found
+
+
+def paired(above: Sequence[float], below: Sequence[float], *, seed: int = 0) -> dict[str, Any]:
+    """Compare two series of one value for each round; see `ratios` for the method.
+
+    Returns:
+        "ratio" above / below, "low", "high" and "verdict".
+    """
+    rounds = [upper / lower for upper, lower in zip(above, below, strict=True)]
+    low, high = _interval(rounds, seed=seed)
+    return {"ratio": statistics.median(rounds), "low": low, "high": high, "verdict": _verdict(low, high)}
 
 
 def slower_cells(benchmark: dict[str, Any], candidate: str, reference: str, *, seed: int = 0) -> list[dict[str, Any]]:

@@ -2,11 +2,13 @@
 
     python -m deploycomp.measure.worker < request.json > answer.json
 
-Request: kind (`onnx`, `torch` or `empty`), model, threads, cpus, cells [[batch, sequence], …], order_seed,
-block_seconds, parent, and what `Subject.request` says. Answer: import_ms, load_ms, peak_rss_bytes, vocabulary,
-cells with the nanoseconds of each call, skipped cells with reasons; or {"error": …}.
+Request: kind (`onnx`, `torch` or `empty`), model, threads, cpus, cells [[batch, sequence], …] in the order to measure,
+streams (batch size → batches of real rows, or null), block_seconds, repeat, profile, parent, and what `Subject.request`
+says. Answer: import_ms, load_ms, first_answer_ns, peak_rss_bytes, pss_bytes, vocabulary, gpu, cells (see `cell.py`),
+skipped cells with reasons; or {"error": …}.
 
-The top of this file imports the standard library only: that is the baseline that memory is compared with.
+The top of this file imports the standard library only, and little of it: that is the baseline that memory is compared
+with, and every child pays for it.
 """
 
 from __future__ import annotations
@@ -14,26 +16,21 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import random
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from deploycomp.errors import DeploycompError, EnvironmentFailed
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from deploycomp.measure.engines import Engine
 
-__all__ = ["main", "measure", "peak_rss_bytes", "why_skipped"]
+__all__ = ["main", "measure", "peak_rss_bytes", "pss_bytes"]
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the kernel kills this process when its parent dies, however that dies."""
-
-POOL = 8
-"""Distinct batches that a cell cycles through, so that no call repeats the one before."""
 
 KIB = 1024
 
@@ -57,48 +54,40 @@ def main() -> None:
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Open the model of *request* and time its cells.
+    """Open the model of *request* and time its cells, or profile them.
 
     Raises:
         InputRefused, EnvironmentFailed: The model cannot be opened or run.
+        VerificationFailed: A timed call answered otherwise than the same batch before.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, request["cpus"])
     if request["kind"] == "empty":
-        return {"peak_rss_bytes": peak_rss_bytes()}
+        return memory()
+    if request.get("profile"):
+        from deploycomp.measure.profile import profile
+
+        return profile(request)
     from deploycomp.measure.engines import open_engine
 
     engine = open_engine(request)
-    order = list(request["cells"])
-    random.Random(request["order_seed"]).shuffle(order)
-    cells: list[dict[str, Any]] = []
-    skipped: list[dict[str, Any]] = []
-    for batch, sequence in order:
-        cell: dict[str, Any] = {"batch_size": batch, "sequence_length": sequence}
-        if reason := why_skipped(batch, sequence, fixed=engine.fixed, max_length=engine.max_length):
-            skipped.append({**cell, "reason": reason})
-        else:
-            cells.append({**cell, **_time(engine, batch, sequence, block_seconds=request["block_seconds"])})
+    cells, skipped = _runnable(engine, request)
+    first = _first_answer(engine, request, cells)
     return {
         "import_ms": engine.import_ms,
         "load_ms": engine.load_ms,
-        "peak_rss_bytes": peak_rss_bytes(),
-        "vocabulary": engine.vocabulary,
-        "cells": cells,
+        "first_answer_ns": first,
+        "cells": [_cell(engine, request, shape) for shape in cells],
         "skipped": skipped,
+        "vocabulary": engine.vocabulary,
+        "gpu": engine.gpu_facts(),
+        **memory(),
     }
 
 
-def why_skipped(
-    batch: int, sequence: int, *, fixed: tuple[int | None, int | None], max_length: int | None
-) -> str | None:
-    """Return why a model cannot run a shape, or None where it can."""
-    if max_length is not None and sequence > max_length:
-        return f"the model takes at most {max_length} tokens"
-    for name, wanted, has in (("batch", batch, fixed[0]), ("sequence", sequence, fixed[1])):
-        if has is not None and has != wanted:
-            return f"the graph is fixed to {name} {has}"
-    return None
+def memory() -> dict[str, int | None]:
+    """Return what this process takes: the largest resident memory so far, and its share of memory now."""
+    return {"peak_rss_bytes": peak_rss_bytes(), "pss_bytes": pss_bytes()}
 
 
 def peak_rss_bytes() -> int:
@@ -106,46 +95,71 @@ def peak_rss_bytes() -> int:
 
     VmHWM and not ru_maxrss: the latter survives exec, so a child of a large parent would report the parent's.
     """
+    peak = _kilobytes(Path("/proc/self/status"), "VmHWM:")
+    if peak is not None:
+        return peak
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage if sys.platform == "darwin" else usage * KIB
+
+
+def pss_bytes() -> int | None:
+    """Return the proportional set size of this process now: pages it shares count by its share; None off Linux."""
+    return _kilobytes(Path("/proc/self/smaps_rollup"), "Pss:")
+
+
+def _kilobytes(file: Path, name: str) -> int | None:
+    """The bytes in a line `name  123 kB`."""
     try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * KIB
-    except (OSError, StopIteration):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * KIB
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * KIB for line in lines if line.startswith(name)), None)
 
 
-def _time(engine: Engine, batch: int, sequence: int, *, block_seconds: float) -> dict[str, Any]:
-    from deploycomp.measure.sampling import sample, warm_up
+def _runnable(engine: Engine, request: dict[str, Any]) -> tuple[list[tuple[int, int]], list[dict[str, Any]]]:
+    from deploycomp.measure.cell import why_skipped
 
-    pool = _batches(engine.inputs, batch, sequence, vocabulary=engine.vocabulary)
+    cells: list[tuple[int, int]] = []
+    skipped: list[dict[str, Any]] = []
+    for batch, sequence in request["cells"]:
+        reason = None
+        if not request.get("streams"):  # real rows were cut to what the model takes
+            reason = why_skipped((batch, sequence), fixed=engine.fixed, max_length=engine.max_length)
+        if reason:
+            skipped.append({"batch_size": batch, "sequence_length": sequence, "reason": reason})
+        else:
+            cells.append((batch, sequence))
+    return cells, skipped
 
-    def call(index: int) -> object:
-        return engine.run(pool[index % POOL])
 
-    warmup = warm_up(call, block_seconds)
-    samples = sample(call, block_seconds)
-    return {"samples_ns": samples, "warmup_calls": warmup.calls, "settled": warmup.settled}
+def _first_answer(engine: Engine, request: dict[str, Any], cells: list[tuple[int, int]]) -> int | None:
+    """Run the smallest cell once; return when it answered, in nanoseconds of the monotonic clock, less our audit."""
+    if not cells:
+        return None
+    from deploycomp.measure.cell import pool
+
+    batch = min(cells)
+    engine.run(pool(engine, batch, _stream(request, batch))[0])
+    return time.monotonic_ns() - engine.audit_ns
 
 
-def _batches(inputs: tuple[str, ...], batch: int, sequence: int, *, vocabulary: int) -> list[dict[str, np.ndarray]]:
-    """Distinct random rows of full length: the same for every candidate of one vocabulary, in every block."""
-    import numpy as np
+def _cell(engine: Engine, request: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
+    from deploycomp.measure.cell import measure_cell
 
-    draw = np.random.default_rng([batch, sequence])
-    shape = (batch, sequence)
-    constant = {
-        "attention_mask": np.ones(shape, np.int64),
-        "token_type_ids": np.zeros(shape, np.int64),
-    }
-    return [
-        {
-            name: draw.integers(0, vocabulary, shape, np.int64) if name == "input_ids" else constant[name]
-            for name in inputs
-        }
-        for _ in range(POOL)
-    ]
+    found = measure_cell(
+        engine,
+        shape,
+        block_seconds=request["block_seconds"],
+        repeat=bool(request.get("repeat")),
+        stream=_stream(request, shape),
+    )
+    return {"batch_size": shape[0], "sequence_length": shape[1], **found}
+
+
+def _stream(request: dict[str, Any], shape: tuple[int, int]) -> list[dict[str, Any]] | None:
+    return (request.get("streams") or {}).get(str(shape[0]))
 
 
 def _die_with_parent() -> None:

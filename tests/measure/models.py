@@ -17,8 +17,9 @@ def onnx_model(
     shape: tuple[Dimension, ...] = ("batch", "sequence"),
     config: dict[str, Any] | None = None,
     mask_type: int | None = None,
+    random: bool = False,
 ) -> Path:
-    """Write folder/model.onnx, an embedding table times the mask, and config.json beside it."""
+    """Write folder/model.onnx, an embedding table times the mask (or times noise), and config.json beside it."""
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -32,7 +33,8 @@ def onnx_model(
         [
             helper.make_node("Gather", ["table", inputs[0]], ["rows"]),
             helper.make_node("Cast", [inputs[1]], ["mask"], to=TensorProto.FLOAT),
-            helper.make_node("Unsqueeze", ["mask", "axis"], ["wide"]),
+            helper.make_node("Unsqueeze", ["mask", "axis"], ["plain" if random else "wide"]),
+            *([helper.make_node("RandomUniformLike", ["plain"], ["wide"])] if random else []),
             helper.make_node("Mul", ["rows", "wide"], ["last_hidden_state"]),
         ],
         "tiny",

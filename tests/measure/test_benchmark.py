@@ -13,14 +13,18 @@ from hypothesis import strategies as st
 
 from deploycomp.errors import EnvironmentFailed, InputRefused, UsageError
 from deploycomp.measure.benchmark import Candidate, benchmark, interleave, ratios
-from deploycomp.measure.worker import why_skipped
+from deploycomp.measure.cell import why_skipped
 from deploycomp.recipe import Benchmark
 from tests.measure.models import artifact, onnx_model
 
-CELL = {"candidate", "threads", "batch_size", "sequence_length"} | {
-    *("p50_ms", "p90_ms", "p99_ms", "mean_ms", "throughput_per_s", "samples", "block_p50_ms")
+CELL = {"candidate", "threads", "batch_size", "sequence_length", "cv", "intervals", "digest"} | {
+    *("p50_ms", "p90_ms", "p95_ms", "p99_ms", "mean_ms", "throughput_per_s", "samples", "block_p50_ms")
 }
 """What the contract of report.json has in a cell, no more and no less."""
+
+FACTS = {"kind", "provider", "dtype", "compiled", "bytes", "load_ms", "cold_start_ms", "intervals"} | {
+    *("peak_rss_bytes", "pss_bytes", "peak_rss_over_baseline_bytes", "pss_over_baseline_bytes")
+}
 
 
 def quick(**changes: Any) -> Benchmark:
@@ -75,7 +79,9 @@ def test_the_result_is_the_benchmark_part_of_the_report(measured: dict[str, Any]
     assert found["settings"] == {**quick().model_dump(mode="json"), "seed": 0}
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     for facts in found["candidates"].values():
-        assert set(facts) == {"kind", "bytes", "load_ms", "peak_rss_bytes"}
+        assert set(facts) == FACTS
+        assert facts["cold_start_ms"] > facts["load_ms"] > 0
+        assert facts["intervals"] == {"load_ms": None, "cold_start_ms": None}  # two blocks
     assert found["candidates"]["fp32"]["bytes"] == measured["bytes"]
 
 
@@ -108,9 +114,12 @@ def test_rows_that_are_too_long_are_skipped_with_the_reason(measured: dict[str, 
 def test_the_context_tells_of_the_children(measured: dict[str, Any]):
     found = measured["found"]
     context = found["context"]
-    peak = found["candidates"]["fp32"]["peak_rss_bytes"]
-    child = context["children"]["fp32"]
-    assert child["peak_rss_over_baseline_bytes"] == peak - context["baseline_rss_bytes"] > 0
+    facts, child = found["candidates"]["fp32"], context["children"]["fp32"]
+    for name in ("peak_rss", "pss"):
+        over = facts[f"{name}_bytes"] - context[f"baseline_{name.removeprefix('peak_')}_bytes"]
+        assert facts[f"{name}_over_baseline_bytes"] == over > 0
+    assert facts["pss_bytes"] < facts["peak_rss_bytes"]
+    assert child["verified_batches"] >= 8 * 3  # eight cells of two blocks, three calls at least
     assert child["import_ms"] > 0
     assert child["vocabulary"] == 64
     assert 0 <= child["unsettled_warmups"] <= child["warmups"] == 8
@@ -152,7 +161,7 @@ def test_a_fixed_graph_is_measured_where_it_fits(tmp_path: Path):
     ],
 )
 def test_reasons_to_skip(fixed: tuple[int | None, int | None], max_length: int | None, reason: str | None):
-    assert why_skipped(2, 8, fixed=fixed, max_length=max_length) == reason
+    assert why_skipped((2, 8), fixed=fixed, max_length=max_length) == reason
 
 
 def test_files_in_the_working_directory_do_not_reach_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

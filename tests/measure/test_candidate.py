@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from deploycomp.errors import InputRefused, UsageError
-from deploycomp.measure.candidate import DEFAULT_VOCABULARY, Candidate, examine, examine_all
+from deploycomp.errors import EnvironmentFailed, InputRefused, UsageError
+from deploycomp.measure.candidate import DEFAULT_VOCABULARY, Candidate, examine, examine_all, variants
 from tests.measure.models import artifact, onnx_model
 
 
@@ -92,3 +92,55 @@ def test_refusals_name_candidate_and_reason(tmp_path: Path):
     onnx_model(tmp_path / "config")
     (tmp_path / "config" / "config.json").write_text("{")
     assert "config.json cannot be read" in refusal(tmp_path, "onnx", "config/model.onnx")
+
+
+# ------------------------------------------------------------ providers, types, torch.compile
+
+ONNX, TORCH = Candidate("int8", "onnx", Path("int8")), Candidate("source", "torch", Path("source"))
+
+
+def test_a_plain_candidate_keeps_its_name():
+    assert variants([ONNX, TORCH]) == [ONNX, TORCH]
+
+
+def test_what_differs_from_plain_stands_behind_the_name():
+    found = variants([ONNX, TORCH], providers=["cpu", "cuda", "cpu"], dtypes=["fp32", "bf16"])
+    assert [each.name for each in found] == [
+        *("int8", "int8@cuda"),
+        *("source", "source@bf16", "source@cuda", "source@cuda@bf16"),
+    ]
+    assert {each.dtype for each in found if each.kind == "onnx"} == {"fp32"}
+    assert all(("@cuda" in each.name) == (each.provider == "cuda") for each in found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"providers": ["gpu"]}, "--provider takes cpu and cuda, not 'gpu'"),
+        ({"dtypes": [""]}, "--dtype takes fp32 and"),
+    ],
+)
+def test_unknown_providers_and_types_are_refused(asked: dict[str, Any], why: str):
+    with pytest.raises(UsageError, match=why):
+        variants([TORCH], **asked)
+
+
+def test_compiling_without_a_compiler_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compiled = Candidate("source@compile", "torch", tmp_path, compiled=True)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvironmentFailed, match=r"'source@compile' needs a C\+\+ compiler, and there is none"):
+        examine(compiled)
+    (tmp_path / "g++").write_text("#!/bin/sh")
+    (tmp_path / "g++").chmod(0o755)
+    with pytest.raises(InputRefused, match="no safetensors weights"):  # the next check
+        examine(compiled)
+    monkeypatch.setenv("CXX", "/nowhere/icpx")
+    with pytest.raises(EnvironmentFailed, match="C\\+\\+ compiler") as caught:
+        examine(compiled)
+    assert "looked for /nowhere/icpx" in str(caught.value.why)
+
+
+def test_a_graph_is_not_compiled(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"torch\.compile takes PyTorch models"):
+        examine(Candidate("a", "onnx", onnx_model(tmp_path), compiled=True))

@@ -13,6 +13,7 @@ KEYS = {
     "threads_available",
     "affinity",
     "cpu_quota",
+    "mhz",
     "governor",
     "load",
     "memory_bytes",
@@ -42,6 +43,7 @@ def machine(root: Path, *, ticks: str) -> Path:
         "proc/meminfo": "MemTotal:       2048 kB\nMemAvailable:   1024 kB\n",
         "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n",
         "sys/fs/cgroup/memory.max": "4096\n",
+        "proc/cpuinfo": "processor : 0\ncpu MHz\t\t: 2500.000\n\nprocessor : 1\ncpu MHz\t\t: 2600.000\n",
     }
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -91,3 +93,13 @@ def test_the_worker_starts_with_the_standard_library_alone():
     code = "import sys, deploycomp.measure.worker; print({'numpy', 'pydantic', 'yaml'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_frequency_is_that_of_our_processors_or_what_cpuinfo_says(tmp_path: Path):
+    root = machine(tmp_path, ticks="1 2 3 4 5 6 7 8")
+    assert context(root=root)["mhz"] == 2550.0
+    for cpu in affinity():
+        file = root / f"sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1800000\n")
+    assert context(root=root)["mhz"] == 1800.0

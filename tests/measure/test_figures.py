@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploycomp.measure.figures import NO_DIFFERENCE, ratios, slower_cells, summary
@@ -34,23 +34,28 @@ def test_blocks_are_pooled_and_each_has_its_median():
     assert figures == {
         "p50_ms": 3.0,
         "p90_ms": None,
+        "p95_ms": None,
         "p99_ms": None,
         "mean_ms": 4.0,
+        "cv": pytest.approx(9.5**0.5 / 4),  # 1, 2, 9 and 4 around 4
+        "intervals": None,
         "throughput_per_s": 2000.0,
         "samples": 4,
         "block_p50_ms": [2.0, 4.0],
     }
 
 
+@settings(deadline=None)
 @given(blocks_of_calls)
 def test_percentiles_are_ordered_and_within_what_was_measured(blocks: list[list[int]]):
     figures = summary(blocks, batch_size=1)
     pooled = [each / MS for block in blocks for each in block]
-    known = [figures[name] for name in ("p50_ms", "p90_ms", "p99_ms") if figures[name] is not None]
+    known = [figures[name] for name in ("p50_ms", "p90_ms", "p95_ms", "p99_ms") if figures[name] is not None]
     assert [min(pooled), *known, max(pooled)] == sorted([min(pooled), *known, max(pooled)])
     assert all(each in pooled for each in known[1:])
 
 
+@settings(deadline=None)
 @given(blocks_of_calls, st.randoms(use_true_random=False))
 def test_order_within_a_block_does_not_matter(blocks: list[list[int]], draw: random.Random):
     assert summary([draw.sample(block, len(block)) for block in blocks], batch_size=1) == summary(blocks, batch_size=1)
@@ -110,6 +115,7 @@ def test_cells_that_only_one_was_measured_in_are_left_out():
     assert ratios(bench(b=[1.0, 1.0]), "a", "b") == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)), min_size=3, max_size=12))
 def test_swapping_the_two_turns_the_verdict_around(pairs: list[tuple[float, float]]):
     data = bench(a=[pair[0] for pair in pairs], b=[pair[1] for pair in pairs])

@@ -63,6 +63,13 @@ def test_sampling_lasts_as_long_as_asked():
     assert model.calls == list(range(len(samples)))
 
 
+def test_inputs_of_unlike_sizes_are_passed_whole():
+    model = Model([0.01])
+    assert len(sample(model, 0.1, cycle=7, clock=model.clock)) == 14
+    model = Model([0.01])
+    assert warm_up(model, 0.1, cycle=7, clock=model.clock).calls == 14  # two windows
+
+
 def test_slow_calls_are_sampled_three_times():
     model = Model([5.0])
     assert len(sample(model, 0.1, clock=model.clock)) == 3

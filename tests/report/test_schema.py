@@ -71,7 +71,7 @@ def broken(path: str, value: object) -> dict:
         ("evaluation/scores/artifact/accuracy/low", ..., "'low' is a required property"),
         ("evaluation/drop/source", {}, "is not one of"),
         ("benchmark/cells/0/p50_ms", None, "is not of type 'number'"),
-        ("benchmark/cells/0/p95_ms", 1.0, "'p95_ms' was unexpected"),
+        ("benchmark/cells/0/p75_ms", 1.0, "'p75_ms' was unexpected"),
         ("rendered", {"report.md": "x", "report.html": "x"}, "does not match"),
     ],
 )
