@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from deploycomp.cli import options
+from deploycomp.cli.benchmark import benchmark
+from deploycomp.cli.gate import Gate, gate
 from deploycomp.cli.options import Json, Quiet, Verbose
 from deploycomp.cli.output import SINK, handled
 from deploycomp.errors import UsageError
@@ -235,42 +237,8 @@ def evaluate(
     SINK.result(result, *evaluation_lines(result))
 
 
-@app.command()
-@handled
-def benchmark(
-    candidates: Annotated[
-        list[str], typer.Argument(help="Artifacts, .onnx files, or folders with a fine-tuned model.")
-    ],
-    batch_size: BatchSize = None,
-    sequence_length: SequenceLength = None,
-    threads: Threads = None,
-    blocks: Annotated[int, typer.Option(min=2, help="Fresh processes for each candidate and thread count.")] = 3,
-    block_seconds: Annotated[float, typer.Option(min=0.01, help="Seconds measured for each shape in a process.")] = 0.5,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Measure latency, throughput, memory, load time and size side by side."""
-    options.output_mode(json=json, quiet=quiet, verbose=verbose)
-    from deploycomp.assess import candidates_from
-    from deploycomp.measure.benchmark import benchmark as run
-    from deploycomp.recipe import Recipe
-
-    given = {
-        "batch_size": options.integers(batch_size, "--batch-size"),
-        "sequence_length": options.integers(sequence_length, "--sequence-length"),
-        "threads": options.integers(threads, "--threads"),
-        "blocks": blocks,
-        "block_seconds": block_seconds,
-    }
-    known = {name: value for name, value in given.items() if value is not None}
-    settings = Recipe.check({"benchmark": known}, where="command line").benchmark
-    assert settings is not None
-    with SINK.progress() as progress:
-        result = run(candidates_from(candidates), settings, progress=progress)
-    from deploycomp.report import benchmark_tables
-
-    SINK.result(result, *benchmark_tables(result))
+app.command()(benchmark)
+app.command("gate", cls=Gate)(gate)
 
 
 @app.command()

@@ -1,0 +1,218 @@
+"""`deploycomp gate` and `deploycomp gate calibrate`."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command
+
+from deploycomp.artifact import translate_os_error
+from deploycomp.cli import options
+from deploycomp.cli.options import Json, Quiet, Verbose
+from deploycomp.cli.output import SINK, handled
+from deploycomp.errors import UsageError
+
+__all__ = ["Gate", "gate"]
+
+MAX_FALSE_ALARM = 0.001
+"""Above, the flag that says so is needed: a gate that cries wolf is switched off."""
+EXIT = {"pass": 0, "fail": 1, "inconclusive": 6}
+
+BatchSize = Annotated[str, typer.Option(help="Batch sizes to gate, as 1,8.")]
+SequenceLength = Annotated[str, typer.Option(help="Lengths in tokens to gate, as 16,128.")]
+Threads = Annotated[str | None, typer.Option(help="Thread counts, as 1,2; default: what this process may use.")]
+Budget = Annotated[float, typer.Option(min=1, help="Seconds for measuring; it ends earlier where it can.")]
+FalseAlarm = Annotated[str, typer.Option(help="Probability of FAIL without a broken goal, over everything measured.")]
+Accept = Annotated[bool, typer.Option("--accept-false-alarms", help="Allow a --false-alarm above 0.1%.")]
+MaxSlowdown = Annotated[str, typer.Option(help="Largest growth of the median latency.")]
+MaxMemory = Annotated[str, typer.Option(help="Largest growth of the peak memory.")]
+
+calibration = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Gate(TyperCommand):
+    """A command whose first word may be `calibrate`, which is a command of its own."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Hand over where that is the first word; an artifact of that name is `./calibrate`."""
+        if args[:1] == ["calibrate"]:
+            return get_command(calibration).make_context(f"{info_name} calibrate", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@handled
+def gate(
+    candidate: Annotated[Path, typer.Argument(help="The artifact or .onnx file to judge.")],
+    baseline: Annotated[
+        Path, typer.Option(help="The artifact or .onnx file to compare with, or a stored result (.json).")
+    ],
+    max_slowdown: MaxSlowdown = "5%",
+    max_memory_growth: MaxMemory = "5%",
+    max_size_growth: Annotated[str, typer.Option(help="Largest growth on disk.")] = "1%",
+    max_drop: Annotated[
+        str | None, typer.Option(help="Largest fall of the main metric; needs --eval; default there: 0.5%.")
+    ] = None,
+    eval_data: Annotated[str | None, typer.Option("--eval", help="Judge both on this data.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Where a column is: text=sentence. Repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="A seeded random subset of this many rows.")] = None,
+    retrained: Annotated[
+        bool, typer.Option("--retrained", help="Other answers are meant: accuracy alone judges them; needs --eval.")
+    ] = False,
+    batch_size: BatchSize = "1",
+    sequence_length: SequenceLength = "128",
+    threads: Threads = None,
+    budget: Budget = 60.0,
+    false_alarm: FalseAlarm = "0.1%",
+    accept_false_alarms: Accept = False,
+    noise: Annotated[
+        Path | None, typer.Option(help="What `gate calibrate` wrote here: refuse tolerances below the noise.")
+    ] = None,
+    allow_advisory: Annotated[
+        bool, typer.Option("--allow-advisory", help="Measure against a stored baseline that is not quite comparable.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the result as JUnit XML.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fail when a model got slower, bigger or worse than a baseline, and not when the runner is noisy.
+
+    `deploycomp gate calibrate ARTIFACT` tells what this machine can decide.
+    """
+    options.output_mode(json=json, quiet=quiet, verbose=verbose)
+    slower, memory = _growth(max_slowdown, "--max-slowdown"), _growth(max_memory_growth, "--max-memory-growth")
+    size, drop = _growth(max_size_growth, "--max-size-growth"), options.percent(max_drop, "--max-drop")
+    rate, setting = _rate(false_alarm, accepted=accept_false_alarms), _setting(batch_size, sequence_length, threads)
+    columns = options.columns(column)
+    if eval_data is None and (split or columns or limit):
+        raise UsageError("--split, --column and --limit belong to data", hint="--eval DATA")
+    from deploycomp.gate.rounds import Rules
+    from deploycomp.gating import Data, Goals, Setting, run_gate
+
+    with SINK.progress() as progress:
+        result = run_gate(
+            candidate, baseline, Goals(slower, memory, size, drop), rules=Rules(rate, budget=budget), setting=Setting(**setting),
+            data=None if eval_data is None else Data(eval_data, split, columns, limit),
+            noise=noise, retrained=retrained, allow_advisory=allow_advisory, progress=progress,
+        )  # fmt: skip
+    _tell(result, output=output, junit=junit)
+
+
+@calibration.command()
+@handled
+def calibrate(
+    artifact: Annotated[Path, typer.Argument(help="The artifact or .onnx file to measure against itself.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write it; default: .deploycomp/gate-noise.json.")
+    ] = None,
+    max_slowdown: MaxSlowdown = "5%",
+    max_memory_growth: MaxMemory = "5%",
+    batch_size: BatchSize = "1",
+    sequence_length: SequenceLength = "128",
+    threads: Threads = None,
+    budget: Budget = 60.0,
+    false_alarm: FalseAlarm = "0.1%",
+    accept_false_alarms: Accept = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure a model against itself: the noise floor of this machine, and the smallest slowdown that a gate finds.
+
+    The file is for `gate --noise FILE`, and serves as a stored baseline: `gate CANDIDATE --baseline FILE`.
+    """
+    options.output_mode(json=json, quiet=quiet, verbose=verbose)
+    slower, memory = _growth(max_slowdown, "--max-slowdown"), _growth(max_memory_growth, "--max-memory-growth")
+    rate, setting = _rate(false_alarm, accepted=accept_false_alarms), _setting(batch_size, sequence_length, threads)
+    from deploycomp.gate.rounds import Rules
+    from deploycomp.gating import NOISE_FILE, Goals, Setting
+    from deploycomp.gating import calibrate as run
+
+    goals = Goals(slower, memory)
+    with SINK.progress() as progress:
+        result = run(artifact, goals, rules=Rules(rate, budget=budget), setting=Setting(**setting), progress=progress)
+    path = output or NOISE_FILE
+    _write(path, json_module.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    SINK.result(result, *_noise_lines(result), f"written: {path}")
+
+
+def _tell(result: dict[str, Any], *, output: Path | None, junit: Path | None) -> None:
+    """Say the result everywhere it is wanted, then end with its exit code."""
+    from deploycomp.gating import raise_verdict
+    from deploycomp.report import gate as report
+
+    if output is not None:
+        _write(output, json_module.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    if junit is not None:
+        _write(junit, report.junit(result))
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with translate_os_error(Path(summary)), Path(summary).open("a", encoding="utf-8") as file:
+            file.write(report.step_summary(result))
+    SINK.result(result, *report.gate_lines(result))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in report.annotations(result):  # the runner reads them from either stream
+            typer.echo(line, err=SINK.json)
+    if SINK.json:
+        raise typer.Exit(EXIT[result["verdict"]])  # the result is the one document, and says what an error would
+    raise_verdict(result)
+
+
+def _noise_lines(result: dict[str, Any]) -> list[str]:
+    lines = [f"{result['rounds']} rounds of a model against itself, in {result['seconds']:.0f} s"]
+    for each in result["numbers"]:
+        floor = "none: too noisy" if each["floor"] is None else f"{100 * each['floor']:.2g} %"
+        found = "none" if each["detectable"] is None else f"{100 * each['detectable']:.2g} %"
+        lines += [
+            f"{each['name']}",
+            f"  spread of a round          {100 * each['spread']:.2g} %",
+            f"  noise floor                {floor}   (smallest tolerance that an unchanged model passes)",
+            f"  smallest detectable growth {found}   (at a tolerance of {100 * each['tolerance']:g} %)",
+            f"  false alarms               {each['false_alarms']} of {each['gates']} simulated gates",
+        ]
+    return lines + ([f"note: {result['disturbance']}"] if result["disturbance"] else [])
+
+
+def _rate(text: str, *, accepted: bool) -> float:
+    """Read the false-alarm rate; it is tightened freely and loosened only by saying so."""
+    rate = options.percent(text, "--false-alarm")
+    if not rate or rate >= 0.5:
+        raise UsageError(
+            "a false-alarm rate lies above 0% and below 50%", where=f"--false-alarm {text}", hint="--false-alarm 0.1%"
+        )
+    if rate > MAX_FALSE_ALARM and not accepted:
+        raise UsageError(
+            f"{text} false alarms are more than 0.1%",
+            where=f"--false-alarm {text}",
+            why="a gate that fails without a reason is switched off; more rounds decide as well",
+            hint="a larger --budget, or --accept-false-alarms",
+        )
+    return rate
+
+
+def _growth(text: str, option: str) -> float:
+    growth = options.percent(text, option)
+    assert growth is not None  # it has a default
+    return growth
+
+
+def _setting(batch_size: str, sequence_length: str, threads: str | None) -> dict[str, Any]:
+    return {
+        "batch_size": options.integers(batch_size, "--batch-size"),
+        "sequence_length": options.integers(sequence_length, "--sequence-length"),
+        "threads": options.integers(threads, "--threads") or (),
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    with translate_os_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)

@@ -1,0 +1,117 @@
+"""One fresh process → the numbers that are gated; where the baseline is stored, its numbers come from the file."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from deploycomp.errors import UsageError
+from deploycomp.gate.rounds import CANDIDATE, Quantity
+
+if TYPE_CHECKING:
+    from deploycomp.gate.stored import Stored
+    from deploycomp.measure.rounds import Bench
+
+__all__ = ["AgainstStored", "Processes"]
+
+NS_PER_MS = 1_000_000
+
+Numbers = Mapping[Quantity, float]
+
+
+@dataclass
+class Processes:
+    """Measures both sides in fresh processes, and the reference kernel beside the candidate where that is wanted."""
+
+    bench: Bench
+    with_reference: bool = False
+    reference: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
+    """Threads → milliseconds of the reference kernel, one a round."""
+    answers: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict[tuple[str, int], list[Any]])
+    """Side and threads → what each process answered."""
+
+    def __call__(self, side: str, threads: int, number: int) -> Numbers:
+        """Measure one process of round *number*.
+
+        Raises:
+            UsageError: A model cannot run a shape.
+        """
+        answer = self.bench.measure(side, threads=threads, block=number)
+        for cell in answer["skipped"]:
+            raise UsageError(
+                f"the {side} cannot run {cell['batch_size']}×{cell['sequence_length']}",
+                why=cell["reason"],
+                hint="choose --batch-size and --sequence-length that both can run",
+            )
+        self.answers.setdefault((side, threads), []).append(answer)
+        if side == CANDIDATE and self.with_reference:
+            self.time_reference(threads, number)
+        return _numbers(answer, threads)
+
+    def time_reference(self, threads: int, number: int) -> float:
+        """Time the reference kernel; round 0 is not kept, because it is not judged."""
+        from deploycomp.measure.reference import measure_reference
+
+        found = measure_reference(self.bench.plan.cpus[0])
+        if number:
+            self.reference.setdefault(threads, []).append(found)
+        return found
+
+    def check(self) -> list[str]:
+        """Compare what the processes of each side answered to the same inputs.
+
+        Returns:
+            A warning for each shape where they differ and may, because several threads add in any order.
+
+        Raises:
+            VerificationFailed: They differ with one thread: what was timed is not one model.
+        """
+        from deploycomp.measure.result import check_digests
+
+        return check_digests(self.bench, self.answers)
+
+
+@dataclass
+class AgainstStored:
+    """Measures the candidate; the baseline's numbers are stored, scaled to how fast the machine is now.
+
+    Each stored process is used once, in an order drawn anew: two runs of independent processes of the same spread have
+    differences that are symmetric about the true ratio, which is all that the signed-rank test needs. Where the
+    reference kernel ran then and runs now, each pair is taken in units of it.
+    """
+
+    processes: Processes
+    stored: Stored
+    wanted: Sequence[Quantity]
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.order = list(range(self.stored.rounds))
+        random.Random(self.seed).shuffle(self.order)
+        for quantity in self.wanted:
+            if quantity.kind == "latency" and quantity not in self.stored.values:
+                known = ", ".join(each.name for each in sorted(self.stored.values, key=lambda each: each.order))
+                raise UsageError(f"the stored baseline lacks {quantity.name}", why=f"it has {known}")
+
+    def __call__(self, side: str, threads: int, number: int) -> Numbers:
+        """Measure one process of the candidate, or the reference kernel and scale the baseline's numbers by it."""
+        known = [each for each in self.wanted if each.threads == threads and each in self.stored.values]
+        if side == CANDIDATE:
+            found = self.processes(side, threads, number)
+            return {each: found[each] for each in known}
+        place = self.order[max(number - 1, 0)]
+        then = self.stored.reference.get(threads)
+        speed = self.processes.time_reference(threads, number) / then[place] if then else 1.0
+        return {each: self.stored.values[each][place] * (speed if each.kind == "latency" else 1.0) for each in known}
+
+
+def _numbers(answer: Mapping[str, Any], threads: int) -> dict[Quantity, float]:
+    """The median of the calls of each shape in milliseconds, and the peak memory."""
+    found = {Quantity("memory", threads): float(answer["peak_rss_bytes"])}
+    for cell in answer["cells"]:
+        quantity = Quantity("latency", threads, cell["batch_size"], cell["sequence_length"])
+        found[quantity] = statistics.median(cell["samples_ns"]) / NS_PER_MS
+    return dict(sorted(found.items(), key=lambda item: item[0].order))
