@@ -7,7 +7,7 @@ the number of threads, and is set up as its documentation advises for latency on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -90,14 +90,18 @@ def _deploycomp(request: Request) -> Engine:
         return [row.outputs["logits"] for row in done]
 
     def logits(feeds: Feeds) -> np.ndarray:
-        found = run({name: feeds[name] for name in names}, outputs)
-        return found[0] if len(found) == 1 else np.stack(found, axis=-1)
+        return _one(run({name: feeds[name] for name in names}, outputs))
 
     counts = sorted({1, request["threads"]}) if len(outputs) == 1 else []
     return Engine(
         run=logits,
         policies={f"predictor, streams={count}": partial(predictor, streams=count) for count in counts},
     )
+
+
+def _one(outputs: Sequence[Any]) -> np.ndarray:
+    """The logits of a graph; start and end are stacked last."""
+    return np.asarray(outputs[0]) if len(outputs) == 1 else np.stack(outputs, axis=-1)
 
 
 def _encoded(rows: Rows) -> list[Any]:
@@ -121,10 +125,10 @@ def _onnxruntime(request: Request) -> Engine:
     options = ort.SessionOptions()
     options.intra_op_num_threads = request["threads"]
     session = ort.InferenceSession(request["model"], options, providers=["CPUExecutionProvider"])
-    names, output = [each.name for each in session.get_inputs()], [session.get_outputs()[0].name]
+    names = [each.name for each in session.get_inputs()]
 
     def run(feeds: Feeds) -> np.ndarray:
-        return np.asarray(session.run(output, {name: feeds[name] for name in names})[0])
+        return _one(session.run(None, {name: feeds[name] for name in names}))
 
     return Engine(run=run)
 
