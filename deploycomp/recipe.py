@@ -166,6 +166,25 @@ class Benchmark(_Strict):
     block_seconds: Annotated[float, Field(gt=0)] = 0.5
 
 
+class Gate(_Strict):
+    """What a candidate may cost against a baseline, as fractions, where that is measured, and how surely."""
+
+    max_slowdown: Annotated[float, Field(ge=0, le=10)] = 0.05
+    """Of the median latency, in every shape and thread count."""
+    max_memory_growth: Annotated[float, Field(ge=0, le=10)] = 0.05
+    max_size_growth: Annotated[float, Field(ge=0, le=10)] = 0.01
+    max_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of the main metric; needs data, and is half a point there by default."""
+    batch_size: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    sequence_length: tuple[Annotated[int, Field(ge=1)], ...] = (128,)
+    threads: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Empty means one value: what affinity and cgroup quota allow here."""
+    budget: Annotated[float, Field(ge=1)] = 60.0
+    """Seconds for measuring."""
+    false_alarm: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
+    """Probability of FAIL without a broken goal, over everything that is measured."""
+
+
 class Recipe(_Strict):
     """An ordered list of steps with target, data and goals."""
 
@@ -180,6 +199,8 @@ class Recipe(_Strict):
     tune: bool | None = None
     """Measure the variants of a step on this machine and keep the fastest; None does so for target `auto`."""
     benchmark: Benchmark | None = Benchmark()
+    gate: Gate | None = None
+    """Goals for `deploycomp gate --recipe`; an export does not look at them."""
     layout: Layout = "default"
     keep_fp32: bool = False
 
@@ -316,7 +337,7 @@ class _NoAliasLoader(yaml.SafeLoader):
 
 
 def _suggestion(key: str) -> str | None:
-    models: tuple[type[BaseModel], ...] = (Recipe, Export, Int8, Calibrate, Evaluate, Benchmark, Fixed)
+    models: tuple[type[BaseModel], ...] = (Recipe, Export, Int8, Calibrate, Evaluate, Benchmark, Gate, Fixed)
     for model in models:
         if key in model.model_fields:
             return f"'{key}' belongs to {model.__name__.lower()}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -17,20 +17,31 @@ from deploycomp.cli.options import Json, Quiet, Verbose
 from deploycomp.cli.output import SINK, handled
 from deploycomp.errors import UsageError
 
+if TYPE_CHECKING:
+    from deploycomp.gate.rounds import Rules
+    from deploycomp.gating import Goals, Setting
+    from deploycomp.recipe import Gate as GateConfig
+
 __all__ = ["Gate", "gate"]
 
 MAX_FALSE_ALARM = 0.001
 """Above, the flag that says so is needed: a gate that cries wolf is switched off."""
 EXIT = {"pass": 0, "fail": 1, "inconclusive": 6}
 
-BatchSize = Annotated[str, typer.Option(help="Batch sizes to gate, as 1,8.")]
-SequenceLength = Annotated[str, typer.Option(help="Lengths in tokens to gate, as 16,128.")]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help="Take goals and shapes from the `gate` of a recipe file or an artifact.")
+]
+BatchSize = Annotated[str | None, typer.Option(help="Batch sizes to gate, as 1,8; default: 1.")]
+SequenceLength = Annotated[str | None, typer.Option(help="Lengths in tokens to gate, as 16,128; default: 128.")]
 Threads = Annotated[str | None, typer.Option(help="Thread counts, as 1,2; default: what this process may use.")]
-Budget = Annotated[float, typer.Option(min=1, help="Seconds for measuring; it ends earlier where it can.")]
-FalseAlarm = Annotated[str, typer.Option(help="Probability of FAIL without a broken goal, over everything measured.")]
+Budget = Annotated[float | None, typer.Option(help="Seconds for measuring; it ends earlier where it can; default: 60.")]
+FalseAlarm = Annotated[
+    str | None,
+    typer.Option(help="Probability of FAIL without a broken goal, over all that is measured; default: 0.1%."),
+]
 Accept = Annotated[bool, typer.Option("--accept-false-alarms", help="Allow a --false-alarm above 0.1%.")]
-MaxSlowdown = Annotated[str, typer.Option(help="Largest growth of the median latency.")]
-MaxMemory = Annotated[str, typer.Option(help="Largest growth of the peak memory.")]
+MaxSlowdown = Annotated[str | None, typer.Option(help="Largest growth of the median latency; default: 5%.")]
+MaxMemory = Annotated[str | None, typer.Option(help="Largest growth of the peak memory; default: 5%.")]
 
 calibration = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -51,9 +62,10 @@ def gate(
     baseline: Annotated[
         Path, typer.Option(help="The artifact or .onnx file to compare with, or a stored result (.json).")
     ],
-    max_slowdown: MaxSlowdown = "5%",
-    max_memory_growth: MaxMemory = "5%",
-    max_size_growth: Annotated[str, typer.Option(help="Largest growth on disk.")] = "1%",
+    recipe: RecipeOption = None,
+    max_slowdown: MaxSlowdown = None,
+    max_memory_growth: MaxMemory = None,
+    max_size_growth: Annotated[str | None, typer.Option(help="Largest growth on disk; default: 1%.")] = None,
     max_drop: Annotated[
         str | None, typer.Option(help="Largest fall of the main metric; needs --eval; default there: 0.5%.")
     ] = None,
@@ -64,11 +76,11 @@ def gate(
     retrained: Annotated[
         bool, typer.Option("--retrained", help="Other answers are meant: accuracy alone judges them; needs --eval.")
     ] = False,
-    batch_size: BatchSize = "1",
-    sequence_length: SequenceLength = "128",
+    batch_size: BatchSize = None,
+    sequence_length: SequenceLength = None,
     threads: Threads = None,
-    budget: Budget = 60.0,
-    false_alarm: FalseAlarm = "0.1%",
+    budget: Budget = None,
+    false_alarm: FalseAlarm = None,
     accept_false_alarms: Accept = False,
     noise: Annotated[
         Path | None, typer.Option(help="What `gate calibrate` wrote here: refuse tolerances below the noise.")
@@ -87,18 +99,22 @@ def gate(
     `deploycomp gate calibrate ARTIFACT` tells what this machine can decide.
     """
     options.output_mode(json=json, quiet=quiet, verbose=verbose)
-    slower, memory = _growth(max_slowdown, "--max-slowdown"), _growth(max_memory_growth, "--max-memory-growth")
-    size, drop = _growth(max_size_growth, "--max-size-growth"), options.percent(max_drop, "--max-drop")
-    rate, setting = _rate(false_alarm, accepted=accept_false_alarms), _setting(batch_size, sequence_length, threads)
+    from deploycomp.cli.recipes import build_gate
+
+    drop = options.percent(max_drop, "--max-drop")
+    common = _common(max_slowdown, max_memory_growth, batch_size, sequence_length, threads, budget, false_alarm)
+    size = options.percent(max_size_growth, "--max-size-growth")
+    asked = build_gate(recipe, {**common, "max_size_growth": size, "max_drop": drop})
+    _check_rate(asked.false_alarm, accepted=accept_false_alarms)
     columns = options.columns(column)
     if eval_data is None and (split or columns or limit):
         raise UsageError("--split, --column and --limit belong to data", hint="--eval DATA")
-    from deploycomp.gate.rounds import Rules
-    from deploycomp.gating import Data, Goals, Setting, run_gate
+    from deploycomp.gating import Data, run_gate
 
+    goals, rules, setting = _parts(asked)
     with SINK.progress() as progress:
         result = run_gate(
-            candidate, baseline, Goals(slower, memory, size, drop), rules=Rules(rate, budget=budget), setting=Setting(**setting),
+            candidate, baseline, goals, rules=rules, setting=setting,
             data=None if eval_data is None else Data(eval_data, split, columns, limit),
             noise=noise, retrained=retrained, allow_advisory=allow_advisory, progress=progress,
         )  # fmt: skip
@@ -112,13 +128,14 @@ def calibrate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write it; default: .deploycomp/gate-noise.json.")
     ] = None,
-    max_slowdown: MaxSlowdown = "5%",
-    max_memory_growth: MaxMemory = "5%",
-    batch_size: BatchSize = "1",
-    sequence_length: SequenceLength = "128",
+    recipe: RecipeOption = None,
+    max_slowdown: MaxSlowdown = None,
+    max_memory_growth: MaxMemory = None,
+    batch_size: BatchSize = None,
+    sequence_length: SequenceLength = None,
     threads: Threads = None,
-    budget: Budget = 60.0,
-    false_alarm: FalseAlarm = "0.1%",
+    budget: Budget = None,
+    false_alarm: FalseAlarm = None,
     accept_false_alarms: Accept = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -129,15 +146,16 @@ def calibrate(
     The file is for `gate --noise FILE`, and serves as a stored baseline: `gate CANDIDATE --baseline FILE`.
     """
     options.output_mode(json=json, quiet=quiet, verbose=verbose)
-    slower, memory = _growth(max_slowdown, "--max-slowdown"), _growth(max_memory_growth, "--max-memory-growth")
-    rate, setting = _rate(false_alarm, accepted=accept_false_alarms), _setting(batch_size, sequence_length, threads)
-    from deploycomp.gate.rounds import Rules
-    from deploycomp.gating import NOISE_FILE, Goals, Setting
+    from deploycomp.cli.recipes import build_gate
+    from deploycomp.gating import NOISE_FILE
     from deploycomp.gating import calibrate as run
 
-    goals = Goals(slower, memory)
+    common = _common(max_slowdown, max_memory_growth, batch_size, sequence_length, threads, budget, false_alarm)
+    asked = build_gate(recipe, common)
+    _check_rate(asked.false_alarm, accepted=accept_false_alarms)
+    goals, rules, setting = _parts(asked)
     with SINK.progress() as progress:
-        result = run(artifact, goals, rules=Rules(rate, budget=budget), setting=Setting(**setting), progress=progress)
+        result = run(artifact, goals, rules=rules, setting=setting, progress=progress)
     path = output or NOISE_FILE
     _write(path, json_module.dumps(result, indent=1, ensure_ascii=False) + "\n")
     SINK.result(result, *_noise_lines(result), f"written: {path}")
@@ -179,35 +197,45 @@ def _noise_lines(result: dict[str, Any]) -> list[str]:
     return lines + ([f"note: {result['disturbance']}"] if result["disturbance"] else [])
 
 
-def _rate(text: str, *, accepted: bool) -> float:
-    """Read the false-alarm rate; it is tightened freely and loosened only by saying so."""
-    rate = options.percent(text, "--false-alarm")
-    if not rate or rate >= 0.5:
-        raise UsageError(
-            "a false-alarm rate lies above 0% and below 50%", where=f"--false-alarm {text}", hint="--false-alarm 0.1%"
-        )
+def _common(
+    max_slowdown: str | None,
+    max_memory_growth: str | None,
+    batch_size: str | None,
+    sequence_length: str | None,
+    threads: str | None,
+    budget: float | None,
+    false_alarm: str | None,
+) -> dict[str, Any]:
+    """The flags that both commands share, as values of a recipe's `gate`; None where one was not given."""
+    return {
+        "max_slowdown": options.percent(max_slowdown, "--max-slowdown"),
+        "max_memory_growth": options.percent(max_memory_growth, "--max-memory-growth"),
+        "batch_size": options.integers(batch_size, "--batch-size"),
+        "sequence_length": options.integers(sequence_length, "--sequence-length"),
+        "threads": options.integers(threads, "--threads"),
+        "budget": budget,
+        "false_alarm": options.percent(false_alarm, "--false-alarm"),
+    }
+
+
+def _parts(asked: GateConfig) -> tuple[Goals, Rules, Setting]:
+    from deploycomp.gate.rounds import Rules
+    from deploycomp.gating import Goals, Setting
+
+    goals = Goals(asked.max_slowdown, asked.max_memory_growth, asked.max_size_growth, asked.max_drop)
+    setting = Setting(asked.batch_size, asked.sequence_length, asked.threads)
+    return goals, Rules(asked.false_alarm, budget=asked.budget), setting
+
+
+def _check_rate(rate: float, *, accepted: bool) -> None:
+    """Let the false-alarm rate be tightened freely, and loosened only by saying so."""
     if rate > MAX_FALSE_ALARM and not accepted:
         raise UsageError(
-            f"{text} false alarms are more than 0.1%",
-            where=f"--false-alarm {text}",
+            f"{100 * rate:g}% false alarms are more than 0.1%",
+            where="--false-alarm",
             why="a gate that fails without a reason is switched off; more rounds decide as well",
             hint="a larger --budget, or --accept-false-alarms",
         )
-    return rate
-
-
-def _growth(text: str, option: str) -> float:
-    growth = options.percent(text, option)
-    assert growth is not None  # it has a default
-    return growth
-
-
-def _setting(batch_size: str, sequence_length: str, threads: str | None) -> dict[str, Any]:
-    return {
-        "batch_size": options.integers(batch_size, "--batch-size"),
-        "sequence_length": options.integers(sequence_length, "--sequence-length"),
-        "threads": options.integers(threads, "--threads") or (),
-    }
 
 
 def _write(path: Path, text: str) -> None:

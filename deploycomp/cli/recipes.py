@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from deploycomp.errors import UsageError
-from deploycomp.recipe import Recipe, find_recipes
+from deploycomp.recipe import Gate, Recipe, find_recipes
 
-__all__ = ["build_recipe", "default_output", "list_recipes", "read_named", "recipe_text"]
+__all__ = ["build_gate", "build_recipe", "default_output", "list_recipes", "read_named", "recipe_text"]
 
 Values = dict[str, Any]
 
@@ -64,6 +64,24 @@ def build_recipe(
     elif _given(benchmark):
         data["benchmark"] = {**(data.get("benchmark") or {}), **_given(benchmark)}
     return Recipe.check(data, where=recipe or "command line")
+
+
+def build_gate(recipe: str | None, given: Values) -> Gate:
+    """Lay the given flags over the goals of a recipe, or over the defaults.
+
+    Args:
+        recipe: A file, a name, an artifact, or None.
+        given: Values of `Gate`; None means that the flag was not given.
+
+    Raises:
+        UsageError: The recipe has no goals, or a value is out of range.
+    """
+    goals = _base(recipe).get("gate")
+    if recipe is not None and goals is None:
+        raise UsageError("the recipe has no `gate`", where=recipe, hint="gate: {max_slowdown: 0.05}")
+    full = Recipe.check({"gate": {**(goals or {}), **_given(given)}}, where=recipe or "command line").gate
+    assert full is not None
+    return full
 
 
 _SPELLING = {

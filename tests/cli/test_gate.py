@@ -127,8 +127,8 @@ def test_a_stored_baseline_of_another_machine_decides_nothing(run: Run, models: 
         (("--max-slowdown", "5"), "--max-slowdown takes a percentage"),
         (("--max-memory-growth", "-1%"), "--max-memory-growth takes a percentage"),
         (("--false-alarm", "1%"), "--accept-false-alarms"),
-        (("--false-alarm", "0%"), "above 0% and below 50%"),
-        (("--false-alarm", "50%", "--accept-false-alarms"), "above 0% and below 50%"),
+        (("--false-alarm", "0%"), "should be greater than 0"),
+        (("--false-alarm", "50%", "--accept-false-alarms"), "should be less than 0.5"),
         (("--max-drop", "1%"), "a largest drop needs data"),
         (("--retrained",), "answers may only differ where data judge them"),
         (("--limit", "5"), "belong to data"),
@@ -191,3 +191,37 @@ def test_a_model_against_itself_never_fails(run: Run, models: tuple[Path, Path])
     assert set(done.json["samples"]["first"]["1"]) <= {"baseline", "candidate"}
     assert done.json["context"]["fingerprint"]["threads"] == [1]
     assert done.json["context"]["warnings"] == []
+
+
+# ------------------------------------------------------------ goals from a recipe
+
+
+def test_goals_come_from_a_recipe_and_flags_overrule_them(run: Run, models: tuple[Path, Path], tmp_path: Path):
+    recipe = tmp_path / "goals.yaml"
+    recipe.write_text("gate: {max_size_growth: 0.02, max_slowdown: 0.2, false_alarm: 0.0005}\n", encoding="utf-8")
+    line = ("gate", larger(models[0]), "--baseline", models[1], *SMALL, "--json", "--recipe", recipe)
+    said = run(*line).json
+    assert said["goals"] == {
+        "max_slowdown": 0.2,
+        "max_memory_growth": 0.05,
+        "max_size_growth": 0.02,
+        "max_drop": None,
+    }
+    assert said["false_alarm"] == 0.0005
+    assert run(*line, "--max-slowdown", "7%").json["goals"]["max_slowdown"] == 0.07
+
+
+def test_a_recipe_without_goals_is_refused(run: Run, models: tuple[Path, Path], tmp_path: Path):
+    recipe = tmp_path / "none.yaml"
+    recipe.write_text("version: 1\n", encoding="utf-8")
+    done = run("gate", models[0], "--baseline", models[1], "--recipe", recipe)
+    assert done.code == 2
+    assert "the recipe has no `gate`" in done.err
+
+
+def test_a_recipe_cannot_loosen_the_false_alarms_silently(run: Run, models: tuple[Path, Path], tmp_path: Path):
+    recipe = tmp_path / "loose.yaml"
+    recipe.write_text("gate: {false_alarm: 0.05}\n", encoding="utf-8")
+    done = run("gate", models[0], "--baseline", models[1], "--recipe", recipe)
+    assert done.code == 2
+    assert "5% false alarms are more than 0.1%" in done.err
