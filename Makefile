@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format test-compat bench-peers bench-accuracy bench-cost readme-table lock clean
+.PHONY: help demo test check format test-compat bench-peers bench-accuracy bench-gate bench-cost readme-table lock clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -35,6 +35,9 @@ bench-peers: $(VENV)/.installed-dev  ## Latency, accuracy and memory against eve
 
 bench-accuracy: $(VENV)/.installed-dev  ## What INT8 costs in answers, on six tasks.
 	$(BIN)/python benchmarks/accuracy.py
+
+bench-gate: $(VENV)/.installed-dev  ## The gate on this machine: false alarms, slowdowns, others beside it.
+	$(BIN)/python benchmarks/gate/run.py --peers
 
 bench-cost: $(VENV)/.installed-dev  ## Time and memory of the export itself.
 	$(BIN)/python benchmarks/cost.py

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from accuracy import TASKS, find_model
 from common import say, write_json
@@ -32,6 +33,10 @@ KINDS = {
     "FFN out": r"layer\.\d+\.output\.dense$",
 }
 """Products by the names that BERT gives them."""
+GPTQ_TOKENS = 8192
+"""Token vectors that GPTQ's Hessians are made of."""
+GPTQ_DAMPING = 0.01
+"""Of the mean of the diagonal: the authors' default."""
 LAYER = re.compile(r"\.layer\.(\d+)\.")
 
 
@@ -113,7 +118,11 @@ def variants(bench: Bench) -> Iterator[dict[str, Any]]:
     def statistics(path: Path) -> Any:
         return calibrate(bench.read(path), path, bench.calibration.feeds, inputs_of_products(bench.read(path)))
 
-    yield bench.judge("weights of the products only", _rounded(bench.read(bench.fp32), products))
+    yield bench.judge("weights of the products only", _rounded(bench.read(bench.fp32), products, _nearest))
+    with mock.patch("deploycomp.quantize.calibrate.SAMPLE_TOKENS", GPTQ_TOKENS):
+        inputs = {name: each.sample for name, each in statistics(bench.fp32).items()}
+    graph = _rounded(bench.read(bench.fp32), products, lambda each: _gptq(each.matrix, inputs[each.x.name]))
+    yield bench.judge("the same, rounded by GPTQ", graph)
     smoothed, _ = smooth(bench.read(bench.fp32), statistics(bench.fp32), bits=8, explicit=True)
     path = bench.save(smoothed, "smooth")
     known = statistics(path)
@@ -132,16 +141,38 @@ def variants(bench: Bench) -> Iterator[dict[str, Any]]:
         yield bench.judge(f"layer {layer + 1} in float", int8([name for name in names if f".layer.{layer}." in name]))
 
 
-def _rounded(model: Any, products: Callable[[Any], Any]) -> Any:
+def _nearest(product: Any) -> Any:
+    from deploycomp.quantize.weights import quantize_weight
+
+    integers, scales = quantize_weight(product.matrix, bits=8, axis=1)
+    return integers * scales
+
+
+def _gptq(matrix: Any, inputs: Any) -> Any:
+    """Frantar et al. 2023 (arXiv 2210.17323), algorithm 1: what rounding one row costs, the rows after it make good."""
+    import numpy as np
+
+    from deploycomp.quantize.weights import quantize_weight
+
+    _, scales = quantize_weight(matrix, bits=8, axis=1)
+    hessian = inputs.T.astype(np.float64) @ inputs
+    hessian += GPTQ_DAMPING * np.diag(hessian).mean() * np.eye(len(hessian))
+    upper = np.linalg.cholesky(np.linalg.inv(hessian)).T
+    left, rounded = matrix.astype(np.float64), np.empty_like(matrix)
+    for row in range(len(matrix)):
+        rounded[row] = np.clip(np.rint(left[row] / scales), -127, 127) * scales
+        missed = (left[row] - rounded[row]) / upper[row, row]
+        left[row + 1 :] -= np.outer(upper[row, row + 1 :], missed)
+    return rounded
+
+
+def _rounded(model: Any, products: Callable[[Any], Any], rounding: Callable[[Any], Any]) -> Any:
     """The FP32 graph with the weights of its products rounded to INT8 per channel, and nothing else."""
     import numpy as np
     import onnx_ir as ir
 
-    from deploycomp.quantize.weights import quantize_weight
-
     for product in list(products(model.model.graph)):
-        integers, scales = quantize_weight(product.matrix, bits=8, axis=1)
-        rounded = integers.astype(np.float32) * scales
+        rounded = rounding(product).astype(np.float32)
         stored = np.ascontiguousarray(rounded.T if product.transposed else rounded)
         product.weight.const_value = ir.tensor(stored, name=product.weight.name)
     return model
