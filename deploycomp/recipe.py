@@ -177,8 +177,8 @@ class Gate(_Strict):
     """Of the main metric; needs data, and is half a point there by default."""
     batch_size: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
     sequence_length: tuple[Annotated[int, Field(ge=1)], ...] = (128,)
-    threads: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Empty means one value: what affinity and cgroup quota allow here."""
+    threads: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    """Empty means one value: what affinity and cgroup quota allow here. One thread is the steadiest by far."""
     budget: Annotated[float, Field(ge=1)] = 60.0
     """Seconds for measuring."""
     false_alarm: Annotated[float, Field(gt=0, lt=0.5)] = 0.001

@@ -33,7 +33,7 @@ RecipeOption = Annotated[
 ]
 BatchSize = Annotated[str | None, typer.Option(help="Batch sizes to gate, as 1,8; default: 1.")]
 SequenceLength = Annotated[str | None, typer.Option(help="Lengths in tokens to gate, as 16,128; default: 128.")]
-Threads = Annotated[str | None, typer.Option(help="Thread counts, as 1,2; default: what this process may use.")]
+Threads = Annotated[str | None, typer.Option(help="Thread counts, as 1,2; default: 1, the steadiest.")]
 Budget = Annotated[float | None, typer.Option(help="Seconds for measuring; it ends earlier where it can; default: 60.")]
 FalseAlarm = Annotated[
     str | None,

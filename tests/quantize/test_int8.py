@@ -19,6 +19,7 @@ from deploycomp.quantize.products import MIN_WEIGHTS
 from deploycomp.quantize.weights import LARGEST, quantize_weight
 from deploycomp.recipe import Int8
 from deploycomp.runtime.session import open_session
+from tests.quantize.graphs import EXACT
 
 WEIGHTS = hnp.arrays(
     np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.floats(-100, 100, width=32)
@@ -86,7 +87,7 @@ def linear(*, bias: bool = True, shape: tuple[int, int] = (64, 32)) -> OnnxModel
 
 def save_and_run(onnx: OnnxModel, path: Path, **feeds: np.ndarray) -> np.ndarray:
     ir.save(onnx.model, path)
-    return open_session(path, threads=1).run(["y"], feeds)[0]
+    return open_session(path, threads=1, config=EXACT).run(["y"], feeds)[0]
 
 
 @pytest.mark.parametrize("ops", ["fused", "standard"])
