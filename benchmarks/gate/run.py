@@ -110,7 +110,7 @@ class Bench:
 
     def _ratio(self, graph: Path) -> float:
         line = [str(command()), "benchmark", str(graph), str(self.baseline), "--batch-size", "1"]
-        line += ["--sequence-length", "128", "--blocks", "9", "--block-seconds", "0.2", "--json"]
+        line += ["--sequence-length", "128", "--blocks", "9", "--block-seconds", "0.2", "--threads", "1", "--json"]
         found = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
         cells = {cell["candidate"]: cell["block_p50_ms"] for cell in found["cells"]}
         (mine, theirs) = cells.values()
