@@ -12,7 +12,7 @@ import typer
 from deploycomp.cli import options
 from deploycomp.cli.benchmark import benchmark
 from deploycomp.cli.gate import Gate, gate
-from deploycomp.cli.options import Json, Quiet, Verbose
+from deploycomp.cli.options import BatchSize, Json, Quiet, SequenceLength, Threads, Verbose
 from deploycomp.cli.output import SINK, handled
 from deploycomp.errors import UsageError
 
@@ -33,11 +33,6 @@ Split = Annotated[str | None, typer.Option(help="Split of the data; default: val
 Limit = Annotated[int | None, typer.Option(min=1, help="A seeded random subset of this many rows.")]
 MaxDrop = Annotated[
     str | None, typer.Option(help="Fail when the main metric falls by more than this on these rows: 0.5%.")
-]
-BatchSize = Annotated[str | None, typer.Option(help="Batch sizes to measure, as 1,8.")]
-SequenceLength = Annotated[str | None, typer.Option(help="Lengths in tokens to measure, as 16,128.")]
-Threads = Annotated[
-    str | None, typer.Option(help="Thread counts to measure, as 1,2; default: what this process may use.")
 ]
 
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploycomp.artifact import translate_os_error
 from deploycomp.cli import options
-from deploycomp.cli.options import Json, Quiet, Verbose
-from deploycomp.cli.output import SINK, handled
+from deploycomp.cli.options import BatchSize, Json, Quiet, SequenceLength, Threads, Verbose
+from deploycomp.cli.output import SINK, handled, save_text
 from deploycomp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,11 +30,9 @@ def benchmark(
     candidates: Annotated[
         list[str], typer.Argument(help="Artifacts, .onnx files, or model folders; MODEL@compile for torch.compile.")
     ],
-    batch_size: Annotated[str | None, typer.Option(help="Batch sizes to measure, as 1,8.")] = None,
-    sequence_length: Annotated[str | None, typer.Option(help="Lengths in tokens to measure, as 16,128.")] = None,
-    threads: Annotated[
-        str | None, typer.Option(help="Thread counts to measure, as 1,2; default: what this process may use.")
-    ] = None,
+    batch_size: BatchSize = None,
+    sequence_length: SequenceLength = None,
+    threads: Threads = None,
     provider: Annotated[
         str, typer.Option(help="Where to run, as cpu,cuda; a fall back to the CPU is an error.")
     ] = "cpu",
@@ -144,10 +141,10 @@ def _write(result: dict[str, Any], *, output: Path | None, targets: dict[str, Pa
     whole = made.document(result, version=version("deploycomp"), created=created)
     texts = {name: _text(made.FORMATS[name](whole)) for name in targets}
     if output is not None:
-        _save(output, _text(whole))
+        save_text(output, _text(whole))
     for name, file in targets.items():
         if file is not None:
-            _save(file, texts[name])
+            save_text(file, texts[name])
     here = next((texts[name] for name, file in targets.items() if file is None), None)
     if here is not None:
         SINK.result(result, here.rstrip("\n"))
@@ -158,14 +155,3 @@ def _write(result: dict[str, Any], *, output: Path | None, targets: dict[str, Pa
 
 def _text(made: Any) -> str:
     return made if isinstance(made, str) else json_module.dumps(made, indent=2, ensure_ascii=False) + "\n"
-
-
-def _save(file: Path, text: str) -> None:
-    """Write beside and rename, so that a file is whole or absent."""
-    partial = file.with_name(f".{file.name}.partial")
-    with translate_os_error(file):
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)

@@ -14,8 +14,8 @@ from typer.main import get_command
 from deploycomp.artifact import translate_os_error
 from deploycomp.cli import options
 from deploycomp.cli.options import Json, Quiet, Verbose
-from deploycomp.cli.output import SINK, handled
-from deploycomp.errors import UsageError
+from deploycomp.cli.output import SINK, handled, save_text
+from deploycomp.errors import GateFailed, Inconclusive, UsageError
 
 if TYPE_CHECKING:
     from deploycomp.gate.rounds import Rules
@@ -26,7 +26,7 @@ __all__ = ["Gate", "gate"]
 
 MAX_FALSE_ALARM = 0.001
 """Above, the flag that says so is needed: a gate that cries wolf is switched off."""
-EXIT = {"pass": 0, "fail": 1, "inconclusive": 6}
+EXIT = {"pass": 0, "fail": GateFailed.exit_code, "inconclusive": Inconclusive.exit_code}
 
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="Take goals and shapes from the `gate` of a recipe file or an artifact.")
@@ -99,13 +99,12 @@ def gate(
     `deploycomp gate calibrate ARTIFACT` tells what this machine can decide.
     """
     options.output_mode(json=json, quiet=quiet, verbose=verbose)
-    from deploycomp.cli.recipes import build_gate
-
-    drop = options.percent(max_drop, "--max-drop")
-    common = _common(max_slowdown, max_memory_growth, batch_size, sequence_length, threads, budget, false_alarm)
-    size = options.percent(max_size_growth, "--max-size-growth")
-    asked = build_gate(recipe, {**common, "max_size_growth": size, "max_drop": drop})
-    _check_rate(asked.false_alarm, accepted=accept_false_alarms)
+    asked = _asked(
+        recipe, max_slowdown, max_memory_growth, batch_size, sequence_length, threads, budget, false_alarm,
+        accepted=accept_false_alarms,
+        max_size_growth=options.percent(max_size_growth, "--max-size-growth"),
+        max_drop=options.percent(max_drop, "--max-drop"),
+    )  # fmt: skip
     columns = options.columns(column)
     if eval_data is None and (split or columns or limit):
         raise UsageError("--split, --column and --limit belong to data", hint="--eval DATA")
@@ -146,18 +145,18 @@ def calibrate(
     The file is for `gate --noise FILE`, and serves as a stored baseline: `gate CANDIDATE --baseline FILE`.
     """
     options.output_mode(json=json, quiet=quiet, verbose=verbose)
-    from deploycomp.cli.recipes import build_gate
     from deploycomp.gating import NOISE_FILE
     from deploycomp.gating import calibrate as run
 
-    common = _common(max_slowdown, max_memory_growth, batch_size, sequence_length, threads, budget, false_alarm)
-    asked = build_gate(recipe, common)
-    _check_rate(asked.false_alarm, accepted=accept_false_alarms)
+    asked = _asked(
+        recipe, max_slowdown, max_memory_growth, batch_size, sequence_length, threads, budget, false_alarm,
+        accepted=accept_false_alarms,
+    )  # fmt: skip
     goals, rules, setting = _parts(asked)
     with SINK.progress() as progress:
         result = run(artifact, goals, rules=rules, setting=setting, progress=progress)
     path = output or NOISE_FILE
-    _write(path, json_module.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    save_text(path, _json(result), parents=True)
     SINK.result(result, *_noise_lines(result), f"written: {path}")
 
 
@@ -167,9 +166,9 @@ def _tell(result: dict[str, Any], *, output: Path | None, junit: Path | None) ->
     from deploycomp.report import gate as report
 
     if output is not None:
-        _write(output, json_module.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        save_text(output, _json(result), parents=True)
     if junit is not None:
-        _write(junit, report.junit(result))
+        save_text(junit, report.junit(result), parents=True)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with translate_os_error(Path(summary)), Path(summary).open("a", encoding="utf-8") as file:
             file.write(report.step_summary(result))
@@ -180,6 +179,10 @@ def _tell(result: dict[str, Any], *, output: Path | None, junit: Path | None) ->
     if SINK.json:
         raise typer.Exit(EXIT[result["verdict"]])  # the result is the one document, and says what an error would
     raise_verdict(result)
+
+
+def _json(result: dict[str, Any]) -> str:
+    return json_module.dumps(result, indent=1, ensure_ascii=False) + "\n"
 
 
 def _noise_lines(result: dict[str, Any]) -> list[str]:
@@ -197,7 +200,8 @@ def _noise_lines(result: dict[str, Any]) -> list[str]:
     return lines + ([f"note: {result['disturbance']}"] if result["disturbance"] else [])
 
 
-def _common(
+def _asked(
+    recipe: str | None,
     max_slowdown: str | None,
     max_memory_growth: str | None,
     batch_size: str | None,
@@ -205,9 +209,17 @@ def _common(
     threads: str | None,
     budget: float | None,
     false_alarm: str | None,
-) -> dict[str, Any]:
-    """The flags that both commands share, as values of a recipe's `gate`; None where one was not given."""
-    return {
+    *,
+    accepted: bool,
+    **more: float | None,
+) -> GateConfig:
+    """Read the flags that both commands share, lay them and *more* over the recipe, and hold the rate to its bound.
+
+    The false-alarm rate is tightened freely, and loosened only by saying so.
+    """
+    from deploycomp.cli.recipes import build_gate
+
+    given = {
         "max_slowdown": options.percent(max_slowdown, "--max-slowdown"),
         "max_memory_growth": options.percent(max_memory_growth, "--max-memory-growth"),
         "batch_size": options.integers(batch_size, "--batch-size"),
@@ -216,6 +228,15 @@ def _common(
         "budget": budget,
         "false_alarm": options.percent(false_alarm, "--false-alarm"),
     }
+    asked = build_gate(recipe, {**given, **more})
+    if asked.false_alarm > MAX_FALSE_ALARM and not accepted:
+        raise UsageError(
+            f"{100 * asked.false_alarm:g}% false alarms are more than 0.1%",
+            where="--false-alarm",
+            why="a gate that fails without a reason is switched off; more rounds decide as well",
+            hint="a larger --budget, or --accept-false-alarms",
+        )
+    return asked
 
 
 def _parts(asked: GateConfig) -> tuple[Goals, Rules, Setting]:
@@ -225,22 +246,3 @@ def _parts(asked: GateConfig) -> tuple[Goals, Rules, Setting]:
     goals = Goals(asked.max_slowdown, asked.max_memory_growth, asked.max_size_growth, asked.max_drop)
     setting = Setting(asked.batch_size, asked.sequence_length, asked.threads)
     return goals, Rules(asked.false_alarm, budget=asked.budget), setting
-
-
-def _check_rate(rate: float, *, accepted: bool) -> None:
-    """Let the false-alarm rate be tightened freely, and loosened only by saying so."""
-    if rate > MAX_FALSE_ALARM and not accepted:
-        raise UsageError(
-            f"{100 * rate:g}% false alarms are more than 0.1%",
-            where="--false-alarm",
-            why="a gate that fails without a reason is switched off; more rounds decide as well",
-            hint="a larger --budget, or --accept-false-alarms",
-        )
-
-
-def _write(path: Path, text: str) -> None:
-    with translate_os_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)

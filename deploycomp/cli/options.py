@@ -10,11 +10,28 @@ import typer
 from deploycomp.cli.output import SINK
 from deploycomp.errors import UsageError
 
-__all__ = ["Json", "Quiet", "Verbose", "columns", "fixed", "integers", "output_mode", "percent"]
+__all__ = [
+    "BatchSize",
+    "Json",
+    "Quiet",
+    "SequenceLength",
+    "Threads",
+    "Verbose",
+    "columns",
+    "fixed",
+    "integers",
+    "output_mode",
+    "percent",
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and the libraries' own messages.")]
+BatchSize = Annotated[str | None, typer.Option(help="Batch sizes to measure, as 1,8.")]
+SequenceLength = Annotated[str | None, typer.Option(help="Lengths in tokens to measure, as 16,128.")]
+Threads = Annotated[
+    str | None, typer.Option(help="Thread counts to measure, as 1,2; default: what this process may use.")
+]
 
 
 def output_mode(*, json: bool, quiet: bool, verbose: bool) -> None:

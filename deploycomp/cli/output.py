@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
+from deploycomp.artifact import translate_os_error
 from deploycomp.errors import DeploycompError, EnvironmentFailed, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["SINK", "Progress", "handled"]
+__all__ = ["SINK", "Progress", "handled", "save_text"]
 
 Progress = Callable[[str, float], None]
 P = ParamSpec("P")
@@ -199,3 +200,25 @@ def _bug(error: BaseException) -> None:
 def _printable(text: str) -> str:
     """Keep a hostile name from steering the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+
+
+def save_text(path: Path, text: str, *, parents: bool = False) -> None:
+    """Write beside and rename, so that a file is whole or absent.
+
+    Args:
+        path: The file; one that is there is replaced.
+        text: What it will hold.
+        parents: Whether its folder is made where it is missing.
+
+    Raises:
+        EnvironmentFailed: It cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with translate_os_error(path):
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -12,9 +12,9 @@ from deploycomp.evaluate.metrics import metrics_of
 from deploycomp.evaluate.predictions import Predictions, RowsLike
 from deploycomp.evaluate.statistics import Drop, Interval
 
-__all__ = ["agreement", "agreement_of_rows", "check_drop", "check_resolvable", "compare", "score"]
+__all__ = ["CORRELATIONS", "agreement", "agreement_of_rows", "check_drop", "check_resolvable", "compare", "score"]
 
-_CORRELATIONS = ("pearson", "spearman")
+CORRELATIONS = ("pearson", "spearman")
 
 
 def score(rows: RowsLike, predictions: Predictions) -> dict[str, Interval]:
@@ -135,7 +135,7 @@ def check_drop(drop: Drop, *, max_drop: float, metric: str, rows: int, where: st
     check_resolvable(max_drop, rows, where=where)
     if drop.value <= max_drop + 1e-12:
         return
-    shown = _plain if metric in _CORRELATIONS else _points
+    shown = _plain if metric in CORRELATIONS else _points
     raise GateFailed(
         f"{metric} falls by {shown(drop.value)}, more than the accepted {shown(max_drop)}",
         where=where,

@@ -13,8 +13,6 @@ from deploycomp.gating.goals import DEFAULT_MAX_DROP, Data, Goals
 
 __all__ = ["check_accuracy"]
 
-CORRELATIONS = ("pearson", "spearman")
-
 
 def check_accuracy(
     candidate: Path, baseline: Path, data: Data, goals: Goals, *, progress: Callable[[str, float], None] | None = None
@@ -30,7 +28,7 @@ def check_accuracy(
         VerificationFailed: A model answers with NaN, or labels look permuted.
     """
     from deploycomp.assess import judge
-    from deploycomp.evaluate.judge import check_drop
+    from deploycomp.evaluate.judge import CORRELATIONS, check_drop
     from deploycomp.evaluate.statistics import Drop
 
     limit = DEFAULT_MAX_DROP if goals.max_drop is None else goals.max_drop
