@@ -16,21 +16,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deploycomp.artifact import Artifact
     from deploycomp.assess import judge
+    from deploycomp.compression import Compressed, compress_model
     from deploycomp.errors import DeploycompError
     from deploycomp.inspection import inspect_path
+    from deploycomp.models.reload import load
     from deploycomp.pipeline import ExportResult, export_model
     from deploycomp.recipe import Recipe
     from deploycomp.runtime.predictor import Predictor
 
 __all__ = [
     "Artifact",
+    "Compressed",
     "DeploycompError",
     "ExportResult",
     "Predictor",
     "Recipe",
+    "compress_model",
     "export_model",
     "inspect_path",
     "judge",
+    "load",
 ]
 
 # ONNX Runtime's Linux wheels report usage to their maker unless this is set before they are imported. Nothing that runs
@@ -39,13 +44,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
     "Artifact": "artifact",
+    "Compressed": "compression",
     "DeploycompError": "errors",
     "ExportResult": "pipeline",
     "Predictor": "runtime.predictor",
     "Recipe": "recipe",
+    "compress_model": "compression",
     "export_model": "pipeline",
     "inspect_path": "inspection",
     "judge": "assess",
+    "load": "models.reload",
 }
 
 

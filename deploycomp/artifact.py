@@ -31,6 +31,7 @@ from typing import Any, cast
 from deploycomp.errors import EnvironmentFailed, InputRefused, UsageError
 
 __all__ = [
+    "COMPRESSION",
     "EVIDENCE",
     "MANIFEST",
     "SCHEMA_VERSION",
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 MANIFEST = "deploycomp.json"
+COMPRESSION = "compression.json"
+"""What `deploycomp compress` writes beside a checkpoint: the recipe and what each step did."""
 SCHEMA_VERSION = 1
 EVIDENCE = ("report.json", "report.md", "report.html")
 """Files that tell of one run on one machine and therefore differ between runs; `report.json` holds their hashes."""
@@ -145,11 +148,12 @@ def _check_existing(destination: Path, *, overwrite: bool) -> None:
         raise UsageError("the output exists and is not a folder", where=where, hint="choose another --output")
     if not overwrite:
         raise UsageError("the output exists", where=where, hint="add --overwrite, or choose another --output")
-    if any(destination.iterdir()) and not (destination / MANIFEST).is_file():
+    ours = any((destination / name).is_file() for name in (MANIFEST, COMPRESSION))
+    if any(destination.iterdir()) and not ours:
         raise UsageError(
             "--overwrite replaces only what deploycomp wrote",
             where=where,
-            why=f"the folder is not empty and holds no {MANIFEST}",
+            why=f"the folder is not empty and holds no {MANIFEST} and no {COMPRESSION}",
             hint="choose another --output, or remove the folder yourself",
         )
 
@@ -226,6 +230,16 @@ class Staging:
             UsageError: The destination appeared in the meantime.
             EnvironmentFailed: The rename failed.
         """
+        self.release()
+        return Artifact.open(self.destination)
+
+    def release(self) -> None:
+        """Rename the folder to its destination, sealed or not.
+
+        Raises:
+            UsageError: The destination appeared in the meantime.
+            EnvironmentFailed: The rename failed.
+        """
         if self.destination.exists():
             _check_existing(self.destination, overwrite=self.overwrite)
         with translate_os_error(self.destination):
@@ -239,7 +253,6 @@ class Staging:
                 self.path.rename(self.destination)
         with contextlib.suppress(OSError):  # it is published; some file systems cannot sync a folder
             _sync(self.destination.parent)
-        return Artifact.open(self.destination)
 
 
 def stage(destination: Path, *, overwrite: bool = False, source: Path | None = None) -> Staging:

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from deploycomp.models.model import TorchModel
     from deploycomp.runtime import Predictor
 
-__all__ = ["Calibration", "find_calibration", "graph_predictor"]
+__all__ = ["Calibration", "find_calibration", "graph_predictor", "training_place"]
 
 SEED = 0
+ROWS = 256
+"""For ranges; pruning takes more."""
 RANDOM_LENGTH = 32
 """Tokens of a random row: as long as an ordinary sentence."""
 
@@ -39,7 +41,9 @@ class Calibration:
     facts: Facts
     """Where the rows come from, for the report."""
     held_out: Rows | None
-    """Rows of the same data that calibrate nothing; None where there are none, or no labels."""
+    """Rows of the same data that calibrate nothing; None where there are none."""
+    held_out_feeds: Sequence[dict[str, np.ndarray]] = ()
+    """What the graph is fed for them."""
 
 
 class _Feeds(Sequence[Any]):
@@ -58,13 +62,16 @@ class _Feeds(Sequence[Any]):
         return self._predictor.feeds(self._inputs)
 
 
-def find_calibration(recipe: Recipe, model: TorchModel, judged: Rows | None) -> tuple[Calibration | None, str]:
+def find_calibration(
+    recipe: Recipe, model: TorchModel, judged: Rows | None, *, rows: int = ROWS
+) -> tuple[Calibration | None, str]:
     """Read the calibration rows of a recipe.
 
     Args:
         recipe: Its `calibrate`, else the train split beside its `evaluate` data.
         model: What is calibrated.
         judged: The rows that the result will be judged on.
+        rows: How many, where the recipe does not say.
 
     Returns:
         The rows, or None, and a sentence that says why there are none.
@@ -76,9 +83,9 @@ def find_calibration(recipe: Recipe, model: TorchModel, judged: Rows | None) -> 
 
     asked = recipe.calibrate or Calibrate()
     predictor = graph_predictor(recipe, model)
-    place = (asked.data, asked.split) if asked.data is not None else _training_data(recipe.evaluate, judged)
+    place = training_place(recipe, judged)
     if place is None and asked.allow_random:
-        return _random(recipe, model, asked), ""
+        return _random(recipe, model, asked.rows or rows), ""
     if place is None:
         return None, "no calibration data was given, and the evaluation data has no train split beside it"
     try:
@@ -94,11 +101,14 @@ def find_calibration(recipe: Recipe, model: TorchModel, judged: Rows | None) -> 
             why="what is chosen on rows cannot be judged on them",
             hint="--calibration train.jsonl",
         )
-    picked = random.Random(SEED).sample(range(len(found)), min(len(found), asked.rows + asked.held_out))
-    facts = {"data": found.name, "split": found.split, "rows": min(asked.rows, len(picked)), "digest": found.digest}
-    feeds = _Feeds(predictor, inputs_of(_take(found, picked[: asked.rows]), predictor))
-    rest = picked[asked.rows :]
-    return Calibration(feeds, facts, _take(found, rest) if rest else None), ""
+    rows = asked.rows or rows
+    picked = random.Random(SEED).sample(range(len(found)), min(len(found), rows + asked.held_out))
+    facts = {"data": found.name, "split": found.split, "rows": min(rows, len(picked)), "digest": found.digest}
+    feeds = _Feeds(predictor, inputs_of(_take(found, picked[:rows]), predictor))
+    if not picked[rows:]:
+        return Calibration(feeds, facts, None), ""
+    rest = _take(found, picked[rows:])
+    return Calibration(feeds, facts, rest, _Feeds(predictor, inputs_of(rest, predictor))), ""
 
 
 def graph_predictor(recipe: Recipe, model: TorchModel) -> Predictor:
@@ -111,10 +121,18 @@ def graph_predictor(recipe: Recipe, model: TorchModel) -> Predictor:
     return Predictor(source.tokenizer, {**source.manifest, "runtime": runtime}, model.run)
 
 
-def _training_data(evaluate: Evaluate | None, judged: Rows | None) -> tuple[str, str | None] | None:
-    """The train split beside the evaluation data, unless that is what the result is judged on."""
+def training_place(recipe: Recipe, judged: Rows | None) -> tuple[str, str | None] | None:
+    """Return data and split that a recipe learns from, or None.
+
+    Args:
+        recipe: Its `calibrate`, else the train split beside its `evaluate` data, unless the result is judged on that.
+        judged: The rows that it is judged on.
+    """
     from deploycomp.data import find_training
 
+    if recipe.calibrate is not None and recipe.calibrate.data is not None:
+        return recipe.calibrate.data, recipe.calibrate.split
+    evaluate = recipe.evaluate
     if evaluate is None or (judged is not None and judged.split == "train"):
         return None
     return find_training(evaluate.data)
@@ -152,7 +170,7 @@ def _take(rows: Rows, indices: Sequence[int]) -> Rows:
     )
 
 
-def _random(recipe: Recipe, model: TorchModel, asked: Calibrate) -> Calibration:
+def _random(recipe: Recipe, model: TorchModel, rows: int) -> Calibration:
     """Random tokens: ranges of no text that anybody writes, so only where they were allowed aloud."""
     import numpy as np
 
@@ -166,5 +184,5 @@ def _random(recipe: Recipe, model: TorchModel, asked: Calibrate) -> Calibration:
         every = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         return {name: every[name] for name in model.inputs}
 
-    facts = {"data": "random tokens", "split": None, "rows": asked.rows, "digest": None}
-    return Calibration([row() for _ in range(asked.rows)], facts, None)
+    facts = {"data": "random tokens", "split": None, "rows": rows, "digest": None}
+    return Calibration([row() for _ in range(rows)], facts, None)

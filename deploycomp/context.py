@@ -15,6 +15,7 @@ from deploycomp.recipe import Recipe
 
 if TYPE_CHECKING:
     from deploycomp.calibration import Calibration
+    from deploycomp.data import Rows
     from deploycomp.evaluate.parity import Reference
     from deploycomp.runtime import Predictor
 
@@ -34,6 +35,8 @@ class Context:
     reference: Reference | None = None
     """Recorded from the torch model just before it becomes a graph."""
     parity: list[Facts] = field(default_factory=list[Facts])
+    judged: Rows | None = None
+    """Rows that the result is judged on, so that nobody learns from them."""
     calibration: Calibration | None = None
     """Rows to calibrate and to choose on."""
     uncalibrated: str = "no calibration data was given"

@@ -121,12 +121,25 @@ def _model(model: TorchModel) -> dict[str, Any]:
         "heads": anatomy.heads,
         "head_dim": anatomy.head_dim,
         "intermediate_size": anatomy.intermediate_size,
+        "units": _units(model),
         "max_length": model.max_length,
         "labels": list(model.labels) if model.labels else None,
         "fused_attention": anatomy.fused_attention,
         "shared_layers": anatomy.shared_layers,
         "notes": list(model.notes),
     }
+
+
+def _units(model: TorchModel) -> dict[str, dict[str, int]]:
+    """Heads and neurons that each layer has, of those that its config states."""
+    from deploycomp.models.surgery import head_count, neuron_count, unique_layers
+
+    anatomy = model.anatomy
+    found: dict[str, dict[str, int]] = {}
+    for number, layer in enumerate(unique_layers(anatomy)):
+        found[f"{number}.heads"] = {"kept": head_count(model.module, layer, anatomy), "of": anatomy.heads}
+        found[f"{number}.neurons"] = {"kept": neuron_count(model.module, layer), "of": anatomy.intermediate_size}
+    return found
 
 
 def _parts(model: TorchModel) -> dict[str, int]:
@@ -148,10 +161,13 @@ def _flops(model: TorchModel) -> int:
 
     Heads above the encoder are left out: they run once a row, or are small.
     """
-    weights = 0
+    from deploycomp.models.surgery import head_count
+
+    weights = heads = 0
     matrices = dict(model.module.named_parameters())
     for layer in model.anatomy.layers:
         paths = (layer.q, layer.k, layer.v, layer.qkv, layer.o, layer.ffn_in, layer.ffn_out)
-        weights += sum(matrices[f"{path}.weight"].numel() for path in paths if path)
-    width = model.anatomy.heads * model.anatomy.head_dim
-    return 2 * SEQUENCE * weights + 4 * SEQUENCE**2 * width * len(model.anatomy.layers)
+        # a sublayer of which nothing is left has no matrices
+        weights += sum(matrices[f"{path}.weight"].numel() for path in paths if f"{path}.weight" in matrices)
+        heads += head_count(model.module, layer, model.anatomy)
+    return 2 * SEQUENCE * weights + 4 * SEQUENCE**2 * heads * model.anatomy.head_dim

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from deploycomp import layout
 from deploycomp.artifact import Artifact, Staging, stage, translate_os_error
-from deploycomp.assess import read_rows, source_predictor
+from deploycomp.assess import source_predictor
 from deploycomp.calibration import find_calibration, graph_predictor
+from deploycomp.compression import compress, judged_rows, torch_steps
 from deploycomp.context import Context
 from deploycomp.errors import UsageError
 from deploycomp.onnxmodel import DATA_SUFFIX, Facts, file_bytes
@@ -61,6 +62,9 @@ class ExportResult:
 _PHASE = 0.3
 """Share of the bar for evaluation and for measuring each; the steps before them take the rest."""
 
+_COMPRESSION = 0.25
+"""Share of the bar for steps that compress the PyTorch model, where there are any."""
+
 
 @dataclass
 class _Run:
@@ -73,6 +77,10 @@ class _Run:
     progress: Progress
     value: Any = None
     """What the next step works on: a `TorchModel`, then an `OnnxModel`; held only here, so that memory is freed."""
+    tokenizer: Any = None
+    """The artifact's tokenizer, where it is another than the source's."""
+    begun: float = 0.1
+    """Where on the bar the export begins."""
     started: float = field(default_factory=time.monotonic)
     steps: list[Facts] = field(default_factory=list[Facts])
     warnings: list[str] = field(default_factory=list[str])
@@ -124,15 +132,17 @@ def _walk(run: _Run) -> ExportResult:
 
     run.progress("loading the model", 0.05)
     run.value = load(run.source, run.recipe.task)
-    rows = _rows(run.recipe, run.value)
-    manifest = _manifest(run, run.value)
+    rows = run.context.judged = judged_rows(run.recipe, run.value)
     source = _source_facts(run.value)
+    with translate_os_error(run.staging.work):
+        _compress(run)
+    manifest = _manifest(run, run.value)
     _prepare(run, rows)
     with translate_os_error(run.staging.path):
         layout.copy_side_files(
-            run.source.path,
+            run.value.source.path,
             run.staging.path,
-            encoder=run.source.encoder,
+            encoder=run.value.source.encoder,
             tokenizer=run.value.tokenizer,
             layout=run.recipe.layout,
         )
@@ -149,17 +159,15 @@ def _walk(run: _Run) -> ExportResult:
     return ExportResult(run.staging.publish(), report)
 
 
-def _rows(recipe: Recipe, model: TorchModel) -> Rows | None:
-    """Read the evaluation data before the first expensive second."""
-    if recipe.evaluate is None:
-        return None
-    from deploycomp.evaluate import check_resolvable
-
-    asked = recipe.evaluate
-    rows = read_rows(model, asked.data, split=asked.split, columns=asked.columns, limit=asked.limit)
-    if asked.max_drop is not None:
-        check_resolvable(asked.max_drop, len(rows), where=rows.name)
-    return rows
+def _compress(run: _Run) -> None:
+    """Walk the torch steps; what follows sees an ordinary checkpoint."""
+    if not torch_steps(run.recipe):
+        return
+    run.value, done = compress(run.recipe, run.value, run.context, run.say("compressing", 0.05, _COMPRESSION))
+    run.tokenizer = source_predictor(run.value).tokenizer
+    run.steps += done
+    run.begun = 0.05 + _COMPRESSION
+    _free_memory()
 
 
 def _prepare(run: _Run, rows: Rows | None) -> None:
@@ -174,10 +182,11 @@ def _prepare(run: _Run, rows: Rows | None) -> None:
 
 def _steps(run: _Run) -> dict[str, Any]:
     """Walk the steps and return the signature of the last graph."""
-    for number, config in enumerate(run.recipe.steps):
+    rest = [config for config in run.recipe.steps if config.stage != "torch"]
+    for number, config in enumerate(rest):
         step = STEPS[type(config)]
-        share = 0.3 / len(run.recipe.steps)
-        run.context.say = run.say(config.step, 0.1 + share * number, share)
+        share = (_PHASE + 0.1 - run.begun) / len(rest)
+        run.context.say = run.say(config.step, run.begun + share * number, share)
         began = time.monotonic()
         run.value, facts = step.apply(config, run.value, run.context)
         _free_memory()  # what the step replaced goes before a session comes
@@ -256,9 +265,12 @@ def _seal(run: _Run, manifest: dict[str, Any]) -> dict[str, Any]:
     return run.staging.seal({**manifest, "steps": facts, "parity": run.context.parity})
 
 
+_FLEETING = ("tuning", "sensitivity", "table", "measured", "trail", "recovery")
+
+
 def _lasting(facts: Facts) -> Facts:
     """Facts without milliseconds, which no two runs share; they stand in the report."""
-    return {name: value for name, value in facts.items() if name not in ("tuning", "sensitivity")}
+    return {name: value for name, value in facts.items() if name not in _FLEETING}
 
 
 def _elsewhere(target: str, *, measured: bool) -> list[str]:
@@ -300,7 +312,7 @@ def _evaluate(run: _Run, rows: Rows | None, manifest: dict[str, Any]) -> dict[st
     for name, path in (("fp32", _fp32(run)), ("artifact", run.staging.path / str(manifest["model"]))):
         if path is not None:
             predictors[name] = Predictor(
-                source.tokenizer, manifest, runner(open_session(path, spinning=False), model=path)
+                run.tokenizer or source.tokenizer, manifest, runner(open_session(path, spinning=False), model=path)
             )
     return evaluate_candidates(
         predictors,

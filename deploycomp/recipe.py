@@ -29,11 +29,16 @@ __all__ = [
     "TARGETS",
     "TASKS",
     "Benchmark",
+    "DropLayers",
     "Evaluate",
     "Export",
     "Fixed",
     "Int8",
     "Layout",
+    "Prune",
+    "PruneFfn",
+    "PruneHeads",
+    "PruneVocabulary",
     "Recipe",
     "Step",
     "Target",
@@ -123,7 +128,74 @@ class Int8(_Strict):
     """Patterns over names of layers that stay in float: `*.output.dense`."""
 
 
-Step = Annotated[Export | Int8, Field(discriminator="step")]
+_Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Pruning(_Strict):
+    """Units that go, down to one goal."""
+
+    stage: ClassVar[str] = "torch"
+    speedup: Annotated[float, Field(gt=1, le=100)] | None = None
+    """How many times faster, measured here in ONNX Runtime at the recipe's precision."""
+    flops: _Share | None = None
+    """The share of the encoder's operations that stays."""
+    parameters: _Share | None = None
+    """The share of all parameters that stays."""
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    sequence_length: Annotated[int, Field(ge=1)] = 128
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Where a speed-up is measured."""
+    rounds: Annotated[int, Field(ge=1, le=64)] = 4
+    """Times that everything is scored anew."""
+    recover: Annotated[float, Field(ge=0, le=600)] = 0.0
+    """Minutes of distillation afterwards, on unlabelled rows."""
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> _Pruning:
+        goals = [name for name in ("speedup", "flops", "parameters") if getattr(self, name) is not None]
+        if len(goals) != 1:
+            raise ValueError(f"pruning needs one goal of speedup, flops and parameters, this one has {len(goals)}")
+        return self
+
+
+class Prune(_Pruning):
+    """torch → torch: attention heads and feed-forward neurons."""
+
+    step: Literal["prune"] = "prune"
+
+
+class PruneHeads(_Pruning):
+    """torch → torch: attention heads alone."""
+
+    step: Literal["prune_heads"] = "prune_heads"
+
+
+class PruneFfn(_Pruning):
+    """torch → torch: feed-forward neurons alone."""
+
+    step: Literal["prune_ffn"] = "prune_ffn"
+
+
+class DropLayers(_Strict):
+    """torch → torch: whole layers, those whose absence changes answers least."""
+
+    stage: ClassVar[str] = "torch"
+    step: Literal["drop_layers"] = "drop_layers"
+    count: Annotated[int, Field(ge=1)] = 1
+
+
+class PruneVocabulary(_Strict):
+    """torch → torch: pieces that a corpus does not need."""
+
+    stage: ClassVar[str] = "torch"
+    step: Literal["prune_vocabulary"] = "prune_vocabulary"
+    corpus: str | None = None
+    """Data as for evaluation; None takes the calibration data, all of it."""
+
+
+Step = Annotated[
+    DropLayers | PruneVocabulary | PruneHeads | PruneFfn | Prune | Export | Int8, Field(discriminator="step")
+]
 """One step; add a config class here and its function in `steps.py`."""
 
 
@@ -148,7 +220,8 @@ class Calibrate(_Strict):
     """As for evaluation; None takes the train split beside the evaluation data, where there is one."""
     split: str | None = None
     columns: dict[str, str] = {}
-    rows: Annotated[int, Field(ge=1)] = 256
+    rows: Annotated[int, Field(ge=1)] | None = None
+    """None takes 256 for ranges and 1,024 for pruning."""
     held_out: Annotated[int, Field(ge=0)] = 512
     """Further rows, that choices are made on."""
     allow_random: bool = False
@@ -337,7 +410,9 @@ class _NoAliasLoader(yaml.SafeLoader):
 
 
 def _suggestion(key: str) -> str | None:
-    models: tuple[type[BaseModel], ...] = (Recipe, Export, Int8, Calibrate, Evaluate, Benchmark, Gate, Fixed)
+    models: tuple[type[BaseModel], ...] = (
+        Recipe, Export, Int8, Prune, DropLayers, PruneVocabulary, Calibrate, Evaluate, Benchmark, Gate, Fixed,
+    )  # fmt: skip
     for model in models:
         if key in model.model_fields:
             return f"'{key}' belongs to {model.__name__.lower()}"

@@ -13,7 +13,8 @@ from deploycomp.context import Context, save_and_check
 from deploycomp.errors import InputRefused, UsageError
 from deploycomp.int8step import Int8Step
 from deploycomp.onnxmodel import Facts, OnnxModel, save_graph
-from deploycomp.recipe import Export, Int8
+from deploycomp.prunestep import DropLayersStep, PruneStep, PruneVocabularyStep
+from deploycomp.recipe import DropLayers, Export, Int8, Prune, PruneFfn, PruneHeads, PruneVocabulary
 
 if TYPE_CHECKING:
     from deploycomp.evaluate.parity import Reference
@@ -73,7 +74,15 @@ class ExportStep:
         save_and_check("export", config.dtype, model, context)
 
 
-STEPS: dict[type, Step] = {Export: ExportStep(), Int8: Int8Step()}
+STEPS: dict[type, Step] = {
+    PruneVocabulary: PruneVocabularyStep(),
+    DropLayers: DropLayersStep(),
+    PruneHeads: PruneStep(),
+    PruneFfn: PruneStep(),
+    Prune: PruneStep(),
+    Export: ExportStep(),
+    Int8: Int8Step(),
+}
 
 
 def _record(model: TorchModel, config: Export) -> Reference:

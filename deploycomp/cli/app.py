@@ -11,8 +11,24 @@ import typer
 
 from deploycomp.cli import options
 from deploycomp.cli.benchmark import benchmark
+from deploycomp.cli.compress import compress
 from deploycomp.cli.gate import Gate, gate
-from deploycomp.cli.options import BatchSize, Json, Quiet, SequenceLength, Threads, Verbose
+from deploycomp.cli.options import (
+    BatchSize,
+    Columns,
+    DropLayers,
+    Json,
+    Limit,
+    MaxDrop,
+    Prune,
+    PruneVocabulary,
+    Quiet,
+    Recover,
+    SequenceLength,
+    Split,
+    Threads,
+    Verbose,
+)
 from deploycomp.cli.output import SINK, handled
 from deploycomp.errors import UsageError
 
@@ -28,12 +44,6 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Argument(help="A folder with a fine-tuned model, or a hub id.")]
 Data = Annotated[str, typer.Argument(help="JSONL, CSV or Parquet file, a folder of splits, or a hub data set.")]
-Columns = Annotated[list[str] | None, typer.Option("--column", help="Where a column is: text=sentence. Repeatable.")]
-Split = Annotated[str | None, typer.Option(help="Split of the data; default: validation, then test.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="A seeded random subset of this many rows.")]
-MaxDrop = Annotated[
-    str | None, typer.Option(help="Fail when the main metric falls by more than this on these rows: 0.5%.")
-]
 
 
 def _version(value: bool) -> None:
@@ -92,11 +102,17 @@ def export(
     batch_size: BatchSize = None,
     sequence_length: SequenceLength = None,
     threads: Threads = None,
+    prune: Prune = None,
+    recover: Recover = None,
+    drop_layers: DropLayers = None,
+    prune_vocabulary: PruneVocabulary = False,
     calibration: Annotated[
         str | None,
-        typer.Option(help="Take INT8 ranges from these rows; default: the train split beside the --eval data."),
+        typer.Option(help="Learn ranges and cuts from these rows; default: the train split beside the --eval data."),
     ] = None,
-    calibration_rows: Annotated[int | None, typer.Option(help="How many of them; default: 256.")] = None,
+    calibration_rows: Annotated[
+        int | None, typer.Option(help="How many of them; default: 256 for INT8, 1024 for pruning.")
+    ] = None,
     calibration_method: Annotated[
         str | None, typer.Option(help="Ranges by minmax (default), mse, percentile or entropy.")
     ] = None,
@@ -129,7 +145,7 @@ def export(
 ) -> None:
     """Export to ONNX, quantize, verify, measure, report."""
     options.output_mode(json=json, quiet=quiet, verbose=verbose)
-    from deploycomp.cli.recipes import build_recipe, default_output
+    from deploycomp.cli.recipes import build_recipe, compression_steps, default_output
 
     full = build_recipe(
         recipe,
@@ -150,6 +166,9 @@ def export(
             "external_data_bytes": external_data_bytes,
         },
         int8=int8,
+        compression=compression_steps(
+            prune=prune, recover=recover, drop_layers=drop_layers, prune_vocabulary=prune_vocabulary
+        ),
         quantization={
             "activations": activations,
             "ranges": calibration_method,
@@ -232,6 +251,7 @@ def evaluate(
     SINK.result(result, *evaluation_lines(result))
 
 
+app.command()(compress)
 app.command()(benchmark)
 app.command("gate", cls=Gate)(gate)
 

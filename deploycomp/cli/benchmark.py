@@ -56,6 +56,9 @@ def benchmark(
             help="pytest-benchmark, github-action-benchmark, bencher or markdown, to stdout or as NAME=FILE. Repeatable.",
         ),
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write one self-contained page with tables and pictures to this file.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -76,10 +79,10 @@ def benchmark(
         _candidates(candidates, provider=provider, dtype=dtype),
         {name: value for name, value in given.items() if value is not None},
         rows=rows and {"data": rows, "split": split, "columns": options.columns(column), "limit": limit},
-        samples=bool(output or targets),
+        samples=bool(output or html or targets),
         profile=profile,
     )
-    _write(result, output=output, targets=targets)
+    _write(result, output=output, html=html, targets=targets)
 
 
 def _candidates(texts: list[str], *, provider: str, dtype: str) -> list[Candidate]:
@@ -129,19 +132,23 @@ def _targets(texts: list[str]) -> dict[str, Path | None]:
     return found
 
 
-def _write(result: dict[str, Any], *, output: Path | None, targets: dict[str, Path | None]) -> None:
+def _write(result: dict[str, Any], *, output: Path | None, html: Path | None, targets: dict[str, Path | None]) -> None:
     """Write the files, then stdout: the one format that has no file, or the tables."""
     from datetime import UTC, datetime
     from importlib.metadata import version
 
     from deploycomp.report import benchmark_formats as made
-    from deploycomp.report import benchmark_tables
+    from deploycomp.report import benchmark_words as words
 
     created = datetime.now(UTC).isoformat(timespec="seconds")
     whole = made.document(result, version=version("deploycomp"), created=created)
     texts = {name: _text(made.FORMATS[name](whole)) for name in targets}
     if output is not None:
         save_text(output, _text(whole))
+    if html is not None:
+        from deploycomp.report.benchmark_page import to_benchmark_html
+
+        save_text(html, to_benchmark_html(whole))
     for name, file in targets.items():
         if file is not None:
             save_text(file, texts[name])
@@ -149,8 +156,8 @@ def _write(result: dict[str, Any], *, output: Path | None, targets: dict[str, Pa
     if here is not None:
         SINK.result(result, here.rstrip("\n"))
         return
-    lines = (*made.comparison_lines(result), *made.profile_lines(result), *made.warning_lines(result))
-    SINK.result(result, *benchmark_tables(result), *lines)
+    said = (words.comparison_lines, words.device_lines, words.profile_lines, words.warning_lines)
+    SINK.result(result, *words.tables(result), *(line for lines in said for line in lines(result)))
 
 
 def _text(made: Any) -> str:

@@ -12,9 +12,17 @@ from deploycomp.errors import UsageError
 
 __all__ = [
     "BatchSize",
+    "Columns",
+    "DropLayers",
     "Json",
+    "Limit",
+    "MaxDrop",
+    "Prune",
+    "PruneVocabulary",
     "Quiet",
+    "Recover",
     "SequenceLength",
+    "Split",
     "Threads",
     "Verbose",
     "columns",
@@ -27,6 +35,25 @@ __all__ = [
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and the libraries' own messages.")]
+Columns = Annotated[list[str] | None, typer.Option("--column", help="Where a column is: text=sentence. Repeatable.")]
+Split = Annotated[str | None, typer.Option(help="Split of the data; default: validation, then test.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="A seeded random subset of this many rows.")]
+MaxDrop = Annotated[
+    str | None, typer.Option(help="Fail when the main metric falls by more than this on these rows: 0.5%.")
+]
+Prune = Annotated[
+    str | None,
+    typer.Option(
+        help="Prune heads and neurons to a goal: 1.5x (measured here), flops=0.6 or parameters=70%.", metavar="GOAL"
+    ),
+]
+Recover = Annotated[
+    float | None, typer.Option(help="Minutes of distillation after pruning, on unlabelled rows.", metavar="MINUTES")
+]
+DropLayers = Annotated[int | None, typer.Option(help="Drop this many layers, the least missed first.", min=1)]
+PruneVocabulary = Annotated[
+    bool, typer.Option("--prune-vocabulary", help="Drop pieces of the vocabulary that the calibration data never uses.")
+]
 BatchSize = Annotated[str | None, typer.Option(help="Batch sizes to measure, as 1,8.")]
 SequenceLength = Annotated[str | None, typer.Option(help="Lengths in tokens to measure, as 16,128.")]
 Threads = Annotated[

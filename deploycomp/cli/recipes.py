@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from deploycomp.errors import UsageError
 from deploycomp.recipe import Gate, Recipe, find_recipes
 
-__all__ = ["build_gate", "build_recipe", "default_output", "list_recipes", "read_named", "recipe_text"]
+__all__ = [
+    "build_gate",
+    "build_recipe",
+    "compression_steps",
+    "default_checkpoint",
+    "default_output",
+    "list_recipes",
+    "read_named",
+    "recipe_text",
+]
 
 Values = dict[str, Any]
 
@@ -19,12 +30,13 @@ def build_recipe(
     *,
     top: Values,
     export: Values,
-    int8: bool,
-    quantization: Values,
+    int8: bool = False,
+    compression: Sequence[Values] = (),
+    quantization: Values | None = None,
     calibrate: Values,
     evaluate: Values,
-    benchmark: Values,
-    measure: bool,
+    benchmark: Values | None = None,
+    measure: bool = True,
 ) -> Recipe:
     """Lay the given flags over a recipe (or over the defaults) and check the whole.
 
@@ -33,6 +45,7 @@ def build_recipe(
         top: Values of the recipe itself; None means that the flag was not given.
         export: Values of its export step.
         int8: Whether an int8 step is wanted.
+        compression: Torch steps to add, see `compression_steps`; one that the recipe has takes these values.
         quantization: Values of its int8 step.
         calibrate: Values of its calibration.
         evaluate: Values of its evaluation; without data they must all be absent.
@@ -50,7 +63,8 @@ def build_recipe(
             step.update(_given(export))
     if int8 and all(step.get("step") != "int8" for step in steps):
         steps.append({"step": "int8"})
-    _quantization(steps, _given(quantization), _given(calibrate))
+    steps = _compression(steps, compression)
+    _quantization(steps, _given(quantization or {}), _given(calibrate))
     data["steps"] = steps
     if _given(calibrate):
         data["calibrate"] = {**(data.get("calibrate") or {}), **_given(calibrate)}
@@ -58,12 +72,69 @@ def build_recipe(
         data["target"] = "cuda"
     _evaluation(data, _given(evaluate))
     if not measure:
-        if _given(benchmark):
+        if _given(benchmark or {}):
             raise UsageError("--no-benchmark and shapes to measure contradict each other")
         data["benchmark"] = None
-    elif _given(benchmark):
-        data["benchmark"] = {**(data.get("benchmark") or {}), **_given(benchmark)}
+    elif _given(benchmark or {}):
+        data["benchmark"] = {**(data.get("benchmark") or {}), **_given(benchmark or {})}
     return Recipe.check(data, where=recipe or "command line")
+
+
+_GOAL = re.compile(r"(?:(?P<speedup>[0-9.]+)x|(?P<name>flops|parameters)=(?P<share>[0-9.]+%?))")
+
+
+def compression_steps(
+    *, prune: str | None, recover: float | None, drop_layers: int | None, prune_vocabulary: bool
+) -> list[Values]:
+    """Turn the compressing flags into steps, in the order that pays: vocabulary, depth, width (methods.md).
+
+    Args:
+        prune: A goal: `1.5x`, `flops=0.6` or `parameters=70%`.
+        recover: Minutes of distillation after pruning.
+        drop_layers: Layers to drop.
+        prune_vocabulary: Whether pieces that the calibration data does not need go.
+
+    Raises:
+        UsageError: The goal cannot be read, or --recover stands alone.
+    """
+    steps: list[Values] = []
+    if prune_vocabulary:
+        steps.append({"step": "prune_vocabulary"})
+    if drop_layers is not None:
+        steps.append({"step": "drop_layers", "count": drop_layers})
+    if prune is not None:
+        more = {} if recover is None else {"recover": recover}
+        steps.append({"step": "prune", **_goal(prune), **more})
+    elif recover is not None:
+        raise UsageError("--recover mends what pruning broke", hint="--prune 1.5x --recover 3")
+    return steps
+
+
+def _goal(text: str) -> Values:
+    found = _GOAL.fullmatch(text.strip())
+    try:
+        if found and found["speedup"]:
+            return {"speedup": float(found["speedup"])}
+        if found:
+            share = found["share"]
+            return {found["name"]: float(share.rstrip("%")) / (100 if share.endswith("%") else 1)}
+    except ValueError:
+        pass
+    raise UsageError(
+        f"--prune cannot be read: {text!r}", why="it names a goal", hint="--prune 1.5x, flops=0.6 or parameters=70%"
+    )
+
+
+def _compression(steps: list[Values], wanted: Sequence[Values]) -> list[Values]:
+    """Lay torch steps over those of the recipe; new ones come before the export, in the order given."""
+    names = [step.get("step") for step in steps]
+    for step in wanted:
+        if step["step"] in names:
+            place = names.index(step["step"])
+            goals = ("speedup", "flops", "parameters")
+            kept = {key: value for key, value in steps[place].items() if not (key in goals and set(goals) & set(step))}
+            steps[place] = {**kept, **step}
+    return [step for step in wanted if step["step"] not in names] + steps
 
 
 def build_gate(recipe: str | None, given: Values) -> Gate:
@@ -96,7 +167,8 @@ _SPELLING = {
 
 def _quantization(steps: list[Values], given: Values, calibrate: Values) -> None:
     int8 = [step for step in steps if step.get("step") == "int8"]
-    if (given or calibrate) and not int8:
+    learns = int8 or any(step.get("step") not in ("export", "int8") for step in steps)
+    if (given and not int8) or (calibrate and not learns):
         flags = ", ".join(_SPELLING[name] for name in (*given, *calibrate))
         raise UsageError(f"{flags} needs an INT8 step", hint="--int8")
     for step in int8:
@@ -167,10 +239,19 @@ def list_recipes() -> dict[str, str]:
 
 def default_output(recipe: Recipe) -> Path:
     """Name the output after the model and what it becomes: `my-model-int8`."""
-    model = recipe.model or "model"
-    name = Path(os.path.normpath(Path(model).absolute())).name or model
+    name = _model_name(recipe)
     int8 = any(step.step == "int8" for step in recipe.steps)
     return Path(f"{name}-{'int8' if int8 else recipe.export.dtype}")
+
+
+def _model_name(recipe: Recipe) -> str:
+    model = recipe.model or "model"
+    return Path(os.path.normpath(Path(model).absolute())).name or model
+
+
+def default_checkpoint(recipe: Recipe) -> Path:
+    """Name a compressed checkpoint after the model: `my-model-compressed`."""
+    return default_output(recipe).with_name(f"{_model_name(recipe)}-compressed")
 
 
 def _given(values: Values) -> Values:

@@ -22,6 +22,7 @@ from deploycomp.measure.result import (
     caching_warnings,
     candidate_facts,
     cells,
+    check_caching,
     check_digests,
     children,
     repeated,
@@ -72,12 +73,14 @@ def benchmark(
         UsageError: No candidates, two of one name, more threads than processors.
         InputRefused: A file is missing, or a model has inputs that no data can be made for.
         EnvironmentFailed: A child died or ran out of time, or what a candidate needs is not here.
-        VerificationFailed: A timed call answered otherwise than the same batch before, or in another process.
+        VerificationFailed: A timed call answered otherwise than the same batch before, or in another process, or was
+            answered from a cache.
     """
     bench = open_bench(candidates, settings, seed=seed, child_seconds=child_seconds, repeat=True, rows=rows)
     about, watch = context(), Watch.start()
     answers = _measure(bench, settings.blocks, progress or (lambda message, fraction: None))
     during = watch.stop() if watch else {}
+    check_caching(bench, answers)
     again = repeated(bench, answers, seed=seed)
     warnings = [*check_digests(bench, answers), *caching_warnings(again)]
     real = {"rows": bench.stream.facts()} if bench.stream else {}

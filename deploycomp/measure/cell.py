@@ -1,10 +1,14 @@
 """One cell in the child: batches, warm-up, timed calls, the same input again, and a check of what was answered.
 
-warm-up ──► timed: batch 0, 1, … 7, 0, 1, …  ──► repeated: batch 0, 0, 0, …  ──► outputs compared, digests
+warm-up ──► timed: batch 0, 1, … 7, 0, 1, …  ──► repeated: 0, 0, 0, …  ──► fresh: 0', 0'', … ──► outputs compared
+
+Fresh inputs have the size of batch 0 and tokens that no call has seen. What answers batch 0 faster than those answers
+it from a cache, be it of one input or of all.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,13 +23,16 @@ if TYPE_CHECKING:
 
     Batch = dict[str, np.ndarray]
 
-__all__ = ["POOL", "REPEAT_SHARE", "measure_cell", "pool", "why_skipped"]
+__all__ = ["FRESH", "POOL", "REPEAT_SHARE", "measure_cell", "pool", "unseen", "why_skipped"]
 
 POOL = 8
 """Distinct batches that a cell cycles through, so that no call repeats the one before."""
 
 REPEAT_SHARE = 0.2
 """Of a block: how long the same input is repeated, to see whether it comes out of a cache."""
+
+FRESH = 16
+"""Fresh inputs at most: enough for a median, and no more calls than were repeated."""
 
 TOKEN_BYTES = 8
 
@@ -44,12 +51,12 @@ def measure_cell(
         engine: The model.
         shape: Batch and sequence; the longest row of a stream.
         block_seconds: How long to time.
-        repeat: Whether to time the same input again and again, too.
+        repeat: Whether to time the same input again and again, too, and inputs of its size that no call has seen.
         stream: Batches of real rows as lists, instead of random tokens; they are passed through whole.
 
     Returns:
         samples_ns, warmup_calls, settled, digests of the outputs of the first batches, verified (batches whose timed
-        outputs were compared), repeated_ns (None where not asked for, and for streams).
+        outputs were compared), repeated_ns and fresh_ns (None where not asked for).
 
     Raises:
         VerificationFailed: A timed call answered otherwise than the same batch in the warm-up.
@@ -59,17 +66,36 @@ def measure_cell(
     before, timed = Recorder(engine.run, ready), Recorder(engine.run, ready)
     warmup = warm_up(before, block_seconds, cycle=cycle)
     samples = sample(timed, block_seconds, cycle=cycle)
-    repeated = None
-    if repeat and stream is None:
-        repeated = sample(lambda _: engine.run(ready[0]), REPEAT_SHARE * block_seconds)
+    repeated, fresh = _repeat(engine, ready, REPEAT_SHARE * block_seconds) if repeat else (None, None)
     return {
         "samples_ns": samples,
         "warmup_calls": warmup.calls,
         "settled": warmup.settled,
         "repeated_ns": repeated,
+        "fresh_ns": fresh,
         "verified": check_outputs(before.kept, timed.kept, exact=engine.exact),
         "digests": [digest(outputs) for outputs in before.kept],
     }
+
+
+def _repeat(engine: Engine, ready: Sequence[Batch], seconds: float) -> tuple[list[int], list[int]]:
+    repeated = sample(lambda _: engine.run(ready[0]), seconds)
+    others = unseen(ready, count=min(FRESH, len(repeated)))
+    return repeated, sample(lambda index: engine.run(others[index]), 0, cycle=len(others))  # each of them once
+
+
+def unseen(batches: Sequence[Batch], *, count: int) -> list[Batch]:
+    """Draw inputs of the size of the first batch, with its padding and other tokens of *batches*.
+
+    Not seeded, so that a cache on disk has not seen them either.
+    """
+    first, draw = batches[0], random.Random()
+    ids = first["input_ids"]
+    real = first["attention_mask"] != 0 if "attention_mask" in first else np.ones_like(ids, bool)
+    known = np.unique(np.concatenate([batch["input_ids"].ravel() for batch in batches]))
+    return [
+        {**first, "input_ids": np.where(real, known[_tokens(draw, ids.shape, len(known))], ids)} for _ in range(count)
+    ]
 
 
 def pool(engine: Engine, shape: tuple[int, int], stream: Sequence[Mapping[str, Any]] | None = None) -> list[Batch]:
@@ -101,6 +127,6 @@ def why_skipped(shape: tuple[int, int], *, fixed: tuple[int | None, int | None],
     return None
 
 
-def _tokens(draw: random.Random, shape: tuple[int, int], vocabulary: int) -> np.ndarray:
-    bits = np.frombuffer(draw.randbytes(shape[0] * shape[1] * TOKEN_BYTES), np.uint64)
+def _tokens(draw: random.Random, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
+    bits = np.frombuffer(draw.randbytes(math.prod(shape) * TOKEN_BYTES), np.uint64)
     return (bits % vocabulary).astype(np.int64).reshape(shape)

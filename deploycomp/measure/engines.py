@@ -15,6 +15,8 @@ from deploycomp.errors import EnvironmentFailed, InputRefused
 if TYPE_CHECKING:
     import numpy as np
 
+    from deploycomp.measure.device import Program
+
 __all__ = ["INPUTS", "Engine", "open_engine"]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -45,6 +47,8 @@ class Engine(NamedTuple):
     """Whether equal inputs must give equal bits: one thread on a CPU."""
     gpu_facts: Callable[[], dict[str, Any] | None] = lambda: None
     """What the GPU tells after the last call, None on a CPU."""
+    program: Callable[[Any], Program] | None = None
+    """The torch module → the same model with inputs and outputs on the device, see `device.py`; None on a CPU."""
 
 
 def open_engine(request: dict[str, Any]) -> Engine:
@@ -79,7 +83,16 @@ def _onnx(request: dict[str, Any]) -> Engine:
         max_length=request["max_length"],
         exact=_exact(request),
         gpu_facts=_gpu_facts(request),
+        program=_onnx_program(request),
     )
+
+
+def _onnx_program(request: dict[str, Any]) -> Callable[[Any], Program] | None:
+    if request["provider"] == "cpu":
+        return None
+    from deploycomp.measure.device import onnx_program
+
+    return lambda torch: onnx_program(request, torch)
 
 
 def _exact(request: dict[str, Any]) -> bool:
@@ -117,6 +130,7 @@ def _torch(request: dict[str, Any]) -> Engine:
     import_ms, load_ms = _time_from_pretrained(request)
     import torch
 
+    from deploycomp.measure.device import torch_program
     from deploycomp.models import resolve
     from deploycomp.models.load import load
 
@@ -143,6 +157,7 @@ def _torch(request: dict[str, Any]) -> Engine:
         audit_ns=audited - start,
         exact=_exact(request),
         gpu_facts=_gpu_facts(request),
+        program=None if device == "cpu" else lambda torch: torch_program(forward, model.inputs, torch),
     )
 
 

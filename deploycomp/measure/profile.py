@@ -65,7 +65,8 @@ def summarize(events: Iterable[Mapping[str, Any]], *, skip: int = WARMUP_CALLS, 
 
     Returns:
         calls; operators and nodes, slowest first, with their share of the time in kernels and milliseconds of a call;
-        providers (nodes on each) and copies (nodes that copy between host and device).
+        providers (nodes on each), provider_shares (of the nodes), copies (nodes that copy between host and device)
+        and products (matrix products on each provider).
     """
     events = list(events)
     starts = sorted(each["ts"] for each in events if each.get("name") == "model_run")
@@ -73,6 +74,7 @@ def summarize(events: Iterable[Mapping[str, Any]], *, skip: int = WARMUP_CALLS, 
     kernels = [each for each in events if str(each.get("name")).endswith(KERNEL) and each["ts"] >= begin]
     calls, total = max(0, len(starts) - skip), sum(each["dur"] for each in kernels)
     places = {_node(each): each["args"] for each in kernels}
+    providers = _counts(args["provider"] for args in places.values())
     return {
         "calls": calls,
         "operators": _shares(kernels, _operator, calls=calls, total=total),
@@ -80,7 +82,8 @@ def summarize(events: Iterable[Mapping[str, Any]], *, skip: int = WARMUP_CALLS, 
             {**entry, "operator": places[entry["name"]]["op_name"]}
             for entry in _shares(kernels, _node, calls=calls, total=total)[:top]
         ],
-        "providers": _counts(args["provider"] for args in places.values()),
+        "providers": providers,
+        "provider_shares": {name: count / len(places) for name, count in providers.items()},
         "copies": _counts(COPIES[args["op_name"]] for args in places.values() if args["op_name"] in COPIES),
         "products": _counts(
             args["provider"] for args in places.values() if any(word in args["op_name"] for word in PRODUCTS)
@@ -100,8 +103,8 @@ def check_placement(profiles: Sequence[Mapping[str, Any]], provider: str, *, who
         placed = each["products"] or each["providers"]
         if set(placed) == {provider}:
             continue
-        nodes, kind = sum(each["providers"].values()), "matrix products" if each["products"] else "nodes"
-        shares = ", ".join(f"{name} {count / nodes:.0%}" for name, count in each["providers"].items())
+        kind = "matrix products" if each["products"] else "nodes"
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in each["provider_shares"].items())
         elsewhere = sum(count for name, count in placed.items() if name != provider)
         raise EnvironmentFailed(
             f"'{who}' falls back from {provider}: {elsewhere} of {sum(placed.values())} {kind} run elsewhere",

@@ -1,6 +1,6 @@
 """Answers of children → the "benchmark" part of report.json; nothing here starts a process.
 
-{(candidate, threads): [answer of block 0, 1, …]} ──► candidates, cells, what the children told, warnings
+{(candidate, threads): [answer of block 0, 1, …]} ──► candidates, cells, what the children told, warnings, refusals
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from deploycomp.measure.figures import FASTER, paired, summary
 from deploycomp.measure.rounds import Bench
 
 __all__ = [
+    "CACHED",
     "REPEAT_TOLERANCE",
     "Answers",
     "caching_warnings",
     "candidate_facts",
     "cells",
+    "check_caching",
     "check_digests",
     "children",
     "repeated",
@@ -33,7 +35,10 @@ Answers = dict[tuple[str, int], list[dict[str, Any]]]
 Cell = dict[str, Any]
 
 REPEAT_TOLERANCE = 0.1
-"""The same input may be answered this much faster than varied ones: MLPerf Inference's audit TEST04 allows 10 %."""
+"""The same input may be answered this much faster than fresh ones: MLPerf Inference's audit TEST04 allows 10 %."""
+CACHED = 0.5
+"""Timed calls below this share of fresh ones are no measurement of the model. A processor's own caches explain some
+percent, and a tenth for graphs of microseconds."""
 
 
 def candidate_facts(bench: Bench, answers: Answers) -> dict[str, dict[str, Any]]:
@@ -102,8 +107,29 @@ def cells(bench: Bench, answers: Answers, *, samples: bool = False) -> list[Cell
         calls = [block["samples_ns"] for block in blocks]
         figures = summary(calls, batch_size=rows)
         digest = blocks[0]["digests"][0] if blocks[0]["digests"] else None
-        found.append({**where, **figures, "digest": digest, **({"block_samples_ns": calls} if samples else {})})
+        kept = {"block_samples_ns": calls} if samples else {}
+        found.append(_with_device({**where, **figures, "digest": digest, **kept}, blocks, samples=samples))
     return found
+
+
+def _with_device(cell: Cell, blocks: list[Cell], *, samples: bool) -> Cell:
+    """Add p50 and p95 of the time on the device, or None and a note; nothing for a CPU."""
+    if not any("device_ns" in block for block in blocks):
+        return cell
+    note = next((block["device_note"] for block in blocks if block["device_ns"] is None), None)
+    if note is not None:
+        return {**cell, "device_p50_ms": None, "device_p95_ms": None, "device_note": note}
+    calls = [block["device_ns"] for block in blocks]
+    told = summary(calls, batch_size=cell["batch_size"])
+    names = ("p50_ms", "p95_ms")
+    ends = {f"device_{name}": told["intervals"][name] for name in names if name in (told["intervals"] or {})}
+    return {
+        **cell,
+        "intervals": {**cell["intervals"], **ends} if ends else cell["intervals"],
+        **{f"device_{name}": told[name] for name in names},
+        "device_note": None,
+        **({"block_device_ns": calls} if samples else {}),
+    }
 
 
 def check_digests(bench: Bench, answers: Answers) -> list[str]:
@@ -137,29 +163,51 @@ def check_digests(bench: Bench, answers: Answers) -> list[str]:
 
 
 def repeated(bench: Bench, answers: Answers, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Compare calls that repeat one input with calls whose inputs vary, in every cell where both were timed.
+    """Compare calls that repeat one input with fresh ones of its size, in every cell where both were timed.
 
     Returns:
-        For each cell where it stands, ratio of the medians (repeated over varied), its interval over the blocks, and
+        For each cell where it stands, ratio of the medians (repeated over fresh), its interval over the blocks, and
         `cached`: more than `REPEAT_TOLERANCE` faster, and the whole interval below 1.
     """
     found: list[dict[str, Any]] = []
     for where, blocks in _blocks(bench, answers):
+        if all(block["repeated_ns"] is not None for block in blocks):
+            compared = _over_fresh(blocks, "repeated_ns", seed=seed)
+            verdict = compared.pop("verdict")
+            cached = verdict == FASTER and compared["ratio"] < 1 - REPEAT_TOLERANCE
+            found.append({**where, **compared, "cached": cached})
+    return found
+
+
+def _over_fresh(blocks: list[Cell], name: str, *, every: int = 1, seed: int = 0) -> dict[str, Any]:
+    """Compare the medians of some calls with those of fresh ones, whose size *every* n-th of them has."""
+    some = [statistics.median(block[name][::every]) for block in blocks]
+    return paired(some, [statistics.median(block["fresh_ns"]) for block in blocks], seed=seed)
+
+
+def check_caching(bench: Bench, answers: Answers) -> None:
+    """Refuse figures that are a cache's: timed inputs took less than `CACHED` of what fresh ones of their size do.
+
+    Raises:
+        VerificationFailed: They did, and the whole interval over the blocks is below 1.
+    """
+    for where, blocks in _blocks(bench, answers):
         if any(block["repeated_ns"] is None for block in blocks):
             continue
-        same = [statistics.median(block["repeated_ns"]) for block in blocks]
-        varied = [statistics.median(block["samples_ns"]) for block in blocks]
-        compared = paired(same, varied, seed=seed)
-        verdict = compared.pop("verdict")
-        cached = verdict == FASTER and compared["ratio"] < 1 - REPEAT_TOLERANCE
-        found.append({**where, **compared, "cached": cached})
-    return found
+        batches = bench.stream.batches[where["candidate"]][where["batch_size"]] if bench.stream else [None]
+        compared = _over_fresh(blocks, "samples_ns", every=len(batches))
+        if compared["verdict"] == FASTER and compared["ratio"] < CACHED:
+            raise VerificationFailed(
+                f"{_spoken(where)}: timed calls were answered from a cache",
+                why=f"they took {compared['ratio']:.2g} of the time of inputs that no call had seen",
+                hint="switch the cache off: what was timed is not what the model costs",
+            )
 
 
 def caching_warnings(entries: list[dict[str, Any]]) -> list[str]:
     """Say which cells answer a repeated input faster, so that their latency is partly a cache's."""
     return [
-        f"{_spoken(each)}: a repeated input takes {each['ratio']:.2f} of the time of varied ones: something caches"
+        f"{_spoken(each)}: a repeated input takes {each['ratio']:.2f} of the time of fresh ones: something caches"
         for each in entries
         if each["cached"]
     ]

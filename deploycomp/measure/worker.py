@@ -73,15 +73,16 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     engine = open_engine(request)
     cells, skipped = _runnable(engine, request)
     first = _first_answer(engine, request, cells)
+    measured = [_cell(engine, request, shape) for shape in cells]
+    taken = {"gpu": engine.gpu_facts(), **memory()}  # before the device is timed, which takes more
     return {
         "import_ms": engine.import_ms,
         "load_ms": engine.load_ms,
         "first_answer_ns": first,
-        "cells": [_cell(engine, request, shape) for shape in cells],
+        "cells": _on_device(engine, request, measured),
         "skipped": skipped,
         "vocabulary": engine.vocabulary,
-        "gpu": engine.gpu_facts(),
-        **memory(),
+        **taken,
     }
 
 
@@ -156,6 +157,20 @@ def _cell(engine: Engine, request: dict[str, Any], shape: tuple[int, int]) -> di
         stream=_stream(request, shape),
     )
     return {"batch_size": shape[0], "sequence_length": shape[1], **found}
+
+
+def _on_device(engine: Engine, request: dict[str, Any], cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add the times on the device to measured cells; on a CPU there are none."""
+    if engine.program is None:
+        return cells
+    from deploycomp.measure.cell import pool
+    from deploycomp.measure.device import device_times
+
+    shapes = [(cell["batch_size"], cell["sequence_length"]) for cell in cells]
+    pools = [pool(engine, shape, _stream(request, shape)) for shape in shapes]
+    whole = bool(request.get("streams"))
+    times = device_times(engine.program, pools, request["block_seconds"], whole=whole)
+    return [{**cell, **each} for cell, each in zip(cells, times, strict=True)]
 
 
 def _stream(request: dict[str, Any], shape: tuple[int, int]) -> list[dict[str, Any]] | None:

@@ -59,6 +59,7 @@ class Anatomy:
         shared_layers: Whether layers share their weights (ALBERT).
         known: Whether the architecture is in the table.
         notes: What cannot be done, and why.
+        pre_norm: Whether a sublayer's input is normalised and not its output (ModernBERT).
     """
 
     model_type: str
@@ -72,6 +73,7 @@ class Anatomy:
     shared_layers: bool
     known: bool
     notes: tuple[str, ...]
+    pre_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class _Template:
     relative: tuple[str, ...] = ()
     glu: bool = False
     shared: bool = False
+    pre_norm: bool = False
     fused_attention: bool = True
     embeddings: dict[str, str] = field(
         default_factory=lambda: {
@@ -184,6 +187,7 @@ _TEMPLATES: dict[str, _Template] = {
         ffn_out="mlp.Wo",
         norms=("attn_norm", "mlp_norm"),
         glu=True,
+        pre_norm=True,
         embeddings={"word": "embeddings.tok_embeddings"},
     ),
 }
@@ -233,6 +237,7 @@ def describe(module: nn.Module, config: Any) -> Anatomy:
         shared_layers=template.shared,
         known=True,
         notes=(_HEAD_INTERLEAVED,) if model_type == "deberta" else (),
+        pre_norm=template.pre_norm,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from deploycomp.errors import InputRefused
 from deploycomp.models import strictjson
 from deploycomp.models.place import check_place, exists
+from deploycomp.models.plan import SURGERY, Plan, read_plan
 from deploycomp.models.rules import check_labels, check_supported, label_notes, read_settings
 from deploycomp.models.sentence import Sentence, read_sentence
 from deploycomp.models.weights import check_weights
@@ -43,6 +44,7 @@ class Audit:
         numel: Elements in the weight files.
         sentence: The sentence-transformers layout, where there is one.
         notes: What was ignored.
+        plan: What was cut out of the model since its config was written.
     """
 
     config: dict[str, Any]
@@ -50,6 +52,7 @@ class Audit:
     numel: int
     sentence: Sentence | None
     notes: tuple[str, ...]
+    plan: Plan
 
 
 def audit(folder: Path) -> Audit:
@@ -75,11 +78,15 @@ def audit(folder: Path) -> Audit:
     check_labels(config, where=where)
     _check_adapter(encoder)
     weights = check_weights(encoder, inside=folder)
+    cut = exists(encoder / SURGERY)
+    plan = read_plan(encoder / SURGERY, inside=folder) if cut else Plan()
     prefix = f"{sentence.encoder}/" if sentence and sentence.encoder else ""
-    files = {f"{prefix}{name}" for name in (*names, *weights.files)} | set(sentence.files if sentence else ())
+    files = {f"{prefix}{name}" for name in (*names, *weights.files, *([SURGERY] if cut else ()))} | set(
+        sentence.files if sentence else ()
+    )
     python = [f"{path.name} ignored: code is never run" for path in sorted(encoder.glob("*.py"))]
     notes = (*weights.notes, *python, *(sentence.notes if sentence else ()), *label_notes(config))
-    return Audit(config, tuple(sorted(files)), weights.numel, sentence, notes)
+    return Audit(config, tuple(sorted(files)), weights.numel, sentence, notes, plan)
 
 
 def _read_config(encoder: Path, folder: Path) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from deploycomp.models.anatomy import Anatomy, describe
 from deploycomp.models.model import TorchModel
 from deploycomp.models.quiet import quiet
 from deploycomp.models.source import Source
+from deploycomp.models.surgery import replay
 from deploycomp.models.tasks import OUTPUTS, check_task, model_class
 from deploycomp.models.tokenizer import check_tokenizer, load_tokenizer
+from deploycomp.models.weights import SINGLE
 from deploycomp.recipe import Task
 
 __all__ = ["load"]
@@ -26,6 +28,9 @@ NAMED = 5
 TOLERATED_GROWTH = 2.0
 """A config may describe this many times the elements of the file (a head that is missing is found later, by name); a
 larger model is refused before its memory is taken."""
+
+CUT_GROWTH = 20.0
+"""The same for a model that cuts were made in, which is built whole first."""
 
 DEFAULT_MAX_LENGTH = 512
 """For an architecture that states no limit."""
@@ -75,14 +80,14 @@ def load(
         _check_finite(module, source)
         tokenizer, more = load_tokenizer(source)
     check_tokenizer(tokenizer, module, source, task)
-    anatomy = describe(module, config)
+    anatomy = describe(module, module.config)
     labels = _labels(config) if task in ("text-classification", "token-classification") else None
     return TorchModel(
         module=module,
         tokenizer=tokenizer,
         task=task,
         anatomy=anatomy,
-        config=config,
+        config=module.config,
         source=source,
         inputs=_inputs(module, config, tokenizer),
         outputs=OUTPUTS[task],
@@ -91,6 +96,7 @@ def load(
         problem_type=_problem_type(config, labels) if task == "text-classification" else None,
         pooling=source.sentence.pooling if source.sentence and task == "sentence-similarity" else None,
         notes=(*source.notes, *notes, *more, *anatomy.notes),
+        plan=source.plan,
     )
 
 
@@ -117,11 +123,13 @@ def _config(source: Source) -> Any:
     return config
 
 
-def _module(source: Source, task: Task, config: Any) -> tuple[nn.Module, tuple[str, ...]]:
+def _module(source: Source, task: Task, config: Any) -> tuple[Any, tuple[str, ...]]:
     """Load the weights strictly."""
     kind: Any = model_class(source, task, config)
     # Neither task reads the pooler's output, so it would only be dead weight.
     extra = {"add_pooling_layer": False} if task in _HEADLESS and _takes(kind.__init__, "add_pooling_layer") else {}
+    if source.plan:
+        return _cut_module(kind, config, extra, source).eval().requires_grad_(False), ()
     _check_size(kind, config, extra, source)
     try:
         module, info = kind.from_pretrained(
@@ -141,6 +149,55 @@ def _module(source: Source, task: Task, config: Any) -> tuple[nn.Module, tuple[s
     return module.eval().requires_grad_(False), notes
 
 
+def _cut_module(kind: Any, config: Any, extra: dict[str, Any], source: Source) -> nn.Module:
+    """Build the model that the first cut was made on, repeat the cuts, and load the weights strictly."""
+    from safetensors.torch import load_file
+
+    final = {name: getattr(config, name, None) for name in source.plan.base}
+    for name, value in source.plan.base.items():
+        setattr(config, name, value)
+    config._attn_implementation = "sdpa" if kind._supports_sdpa else "eager"
+    _check_size(kind, config, extra, source)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module: Any = kind(config, **extra)
+        module.tie_weights()
+        replay(module, source.plan)
+        weights = load_file(source.encoder / SINGLE)
+    except Exception as error:
+        raise _refused(source, error, "the surgery plan cannot be repeated on the model of config.json") from error
+    stated = {name: getattr(module.config, name, None) for name in final}
+    if stated != final:
+        raise InputRefused(
+            f"config.json and surgery.json disagree: {final} against {stated}",
+            where=str(source.encoder),
+            hint="take both from the folder that `deploycomp compress` wrote",
+        )
+    _load_strictly(module, weights, source)
+    return module
+
+
+def _load_strictly(module: nn.Module, weights: dict[str, torch.Tensor], source: Source) -> None:
+    """Load weights whose names and shapes fit exactly; of tied ones one name is enough."""
+    own = module.state_dict(keep_vars=True)
+    found = {id(tensor) for name, tensor in own.items() if name in weights}
+    missing = [name for name, tensor in own.items() if id(tensor) not in found]
+    foreign = [name for name in weights if name not in own]
+    misshapen = [
+        f"{name} is {list(weights[name].shape)} in the file, {list(own[name].shape)} by the surgery plan"
+        for name in weights
+        if name in own and weights[name].shape != own[name].shape
+    ]
+    for what, names in (("the file lacks", missing), ("the model lacks", foreign), ("shapes differ:", misshapen)):
+        if names:
+            raise InputRefused(
+                f"the surgery plan and the weights do not belong together: {what} {_named(names)}",
+                where=str(source.encoder),
+                hint="take both from the folder that `deploycomp compress` wrote",
+            )
+    module.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
+
+
 def _takes(function: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(function).parameters
 
@@ -152,7 +209,7 @@ def _check_size(kind: Any, config: Any, extra: dict[str, Any], source: Source) -
             numel = sum(parameter.numel() for parameter in kind(config, **extra).parameters())
     except Exception as error:
         raise _refused(source, error, "transformers cannot build the model that config.json describes") from error
-    if numel > TOLERATED_GROWTH * source.numel:
+    if numel > (CUT_GROWTH if source.plan else TOLERATED_GROWTH) * source.numel:
         raise InputRefused(
             f"config.json describes {numel:,} parameters, the weights hold {source.numel:,}",
             where=str(source.encoder / "config.json"),

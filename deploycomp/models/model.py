@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deploycomp.models.anatomy import Anatomy
+from deploycomp.models.plan import Plan
 from deploycomp.models.sentence import SentencePooling
 from deploycomp.models.source import Source
 from deploycomp.recipe import Task
@@ -40,6 +41,7 @@ class TorchModel:
         problem_type: How a text classifier's logits are read.
         pooling: How a sentence embedding is made, for sentence-similarity.
         notes: What was ignored or dropped, and what to know.
+        plan: What was cut out of it since its config was written.
     """
 
     module: nn.Module
@@ -55,6 +57,7 @@ class TorchModel:
     problem_type: str | None
     pooling: SentencePooling | None
     notes: tuple[str, ...]
+    plan: Plan = field(default_factory=Plan)
 
     @property
     def parameters(self) -> int:

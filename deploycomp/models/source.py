@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deploycomp.artifact import digest_files, sha256
 from deploycomp.errors import EnvironmentFailed, InputRefused, UsageError
 from deploycomp.models.audit import audit
+from deploycomp.models.plan import Plan
 from deploycomp.models.sentence import Sentence
 
 __all__ = ["Source", "resolve"]
@@ -36,6 +37,7 @@ class Source:
         numel: Elements in the weight files.
         notes: What was ignored, and what to know.
         sentence: The sentence-transformers layout, where there is one.
+        plan: What was cut out of the model; empty for an ordinary checkpoint.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Source:
     numel: int
     notes: tuple[str, ...]
     sentence: Sentence | None
+    plan: Plan = field(default_factory=Plan)
 
     @property
     def sentence_transformers(self) -> bool:
@@ -108,6 +111,7 @@ def resolve(
         numel=found.numel,
         notes=found.notes,
         sentence=found.sentence,
+        plan=found.plan,
     )
 
 

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deploycomp.report.compression import compression_lines
     from deploycomp.report.html import to_html
     from deploycomp.report.markdown import to_markdown
     from deploycomp.report.schema import SCHEMA, load_schema
@@ -21,6 +22,7 @@ __all__ = [
     "SCHEMA",
     "benchmark_tables",
     "build_verdict",
+    "compression_lines",
     "doctor_lines",
     "evaluation_lines",
     "headline",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "compression": ("compression_lines",),
     "html": ("to_html",),
     "markdown": ("to_markdown",),
     "schema": ("SCHEMA", "load_schema"),

@@ -1,10 +1,10 @@
-"""A benchmark in the words of other tools, and in lines for a terminal; nothing is measured here.
+"""A benchmark in the words of other tools; nothing is measured here.
 
     document ─┬─ json                      our own, with raw samples: benchmark.schema.json
               ├─ pytest-benchmark          seconds;      pytest-benchmark compare
               ├─ github-action-benchmark   milliseconds; tool: customSmallerIsBetter
               ├─ bencher                   nanoseconds;  bencher run --adapter json (Bencher Metric Format)
-              └─ markdown                  one table
+              └─ markdown                  one table, see benchmark_words.py
 
 Sources: pytest-benchmark's docs and `BenchmarkSession.save`; the README of benchmark-action/github-action-benchmark;
 Bencher's reference of its JSON adapter.
@@ -15,27 +15,23 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from deploycomp.report import format as fmt
-from deploycomp.report.text import markdown, shorten
+from deploycomp.report.benchmark_words import Cell, Result, to_markdown_table
+from deploycomp.report.text import shorten
 
 __all__ = [
     "BENCHMARK_SCHEMA",
     "FORMATS",
-    "comparison_lines",
     "document",
     "load_benchmark_schema",
     "name_of",
-    "profile_lines",
     "to_bencher",
     "to_github_action",
-    "to_markdown_table",
     "to_pytest_benchmark",
-    "warning_lines",
 ]
 
 BENCHMARK_SCHEMA = Path(__file__).with_name("benchmark.schema.json")
@@ -46,10 +42,6 @@ PYTEST_BENCHMARK = "5.1.0"
 NS_PER_SECOND, NS_PER_MS = 1_000_000_000, 1_000_000
 WHISKER = 1.5
 """Tukey's fences, in interquartile ranges."""
-SHOWN_OPERATORS = 5
-
-Result = Mapping[str, Any]
-Cell = Mapping[str, Any]
 
 
 @cache
@@ -191,64 +183,6 @@ def to_bencher(result: Result) -> dict[str, dict[str, dict[str, float]]]:
 def _metric(value: float, ends: Sequence[float] | None, *, scale: float = 1) -> dict[str, float]:
     metric = {"value": value * scale}
     return {**metric, "lower_value": ends[0] * scale, "upper_value": ends[1] * scale} if ends else metric
-
-
-# ------------------------------------------------------------ for people
-
-
-def to_markdown_table(result: Result) -> str:
-    """Write a document as one Markdown table, with the lines of `comparison_lines` and `warning_lines` below."""
-    heads = ("candidate", "threads", "rows × tokens", "p50 ms (95 %)", "p90 ms", "p95 ms", "p99 ms", "rows/s", "CV")
-    rows = [heads, ("---", *("---:" for _ in heads[1:]))]
-    for cell in result["cells"]:
-        ends = (cell["intervals"] or {}).get("p50_ms")
-        spread = f" ({fmt.significant(ends[0])}…{fmt.significant(ends[1])})" if ends else ""
-        times = (fmt.significant(cell[key]) for key in ("p90_ms", "p95_ms", "p99_ms", "throughput_per_s"))
-        rows.append(
-            (
-                markdown(cell["candidate"]),
-                str(cell["threads"]),
-                f"{cell['batch_size']}×{cell['sequence_length']}",
-                fmt.significant(cell["p50_ms"]) + spread,
-                *times,
-                fmt.percent(cell["cv"], 1),
-            )
-        )
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    below = [f"- {markdown(line)}" for line in (*comparison_lines(result), *warning_lines(result))]
-    return "\n".join([table, *(["", *below] if below else [])]) + "\n"
-
-
-def comparison_lines(result: Result) -> list[str]:
-    """Say for each cell how the first candidate's latency compares with every other: ratio, interval, verdict."""
-    first = next(iter(result["candidates"]), "")
-    lines: list[str] = []
-    for other, entries in (result.get("ratios") or {}).items():
-        for entry in entries:
-            cell, ratio = entry["cell"], fmt.ratio(entry["ratio"])
-            where = f"{cell['batch_size']}×{cell['sequence_length']}, threads {cell['threads']}"
-            ends = fmt.ratio_range(entry["low"], entry["high"])
-            names = f"{shorten(first)} / {shorten(other)}"
-            lines.append(f"{names} at {where}: {ratio} of the time (95 % {ends}): {entry['verdict']}")
-    return lines
-
-
-def warning_lines(result: Result) -> list[str]:
-    """Say what makes a benchmark doubtful."""
-    return [f"warning: {shorten(each, 400)}" for each in result["context"].get("warnings", ())]
-
-
-def profile_lines(result: Result) -> list[str]:
-    """Say where the time of each profiled cell goes."""
-    lines: list[str] = []
-    for each in result.get("profile", ()):
-        shares = ", ".join(
-            f"{shorten(entry['name'])} {fmt.percent(entry['share'], 0)}"
-            for entry in each["operators"][:SHOWN_OPERATORS]
-        )
-        where = f"{each['batch_size']}×{each['sequence_length']}, threads {each['threads']}"
-        lines.append(f"{shorten(each['candidate'])} at {where}: {shares}")
-    return lines
 
 
 FORMATS: dict[str, Callable[[Result], Any]] = {

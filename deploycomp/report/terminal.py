@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deploycomp.report import format as fmt
+from deploycomp.report.cuts import unit_lines
 from deploycomp.report.text import shorten
 from deploycomp.report.verdict import change_words
 
@@ -103,6 +104,8 @@ def _model_lines(found: Mapping[str, Any]) -> list[str]:
         f"  {fmt.plural(found['layers'], 'layer')} of width {found['hidden_size']}: {found['heads']} heads of "
         f"{found['head_dim']}, FFN {found['intermediate_size']}, up to {found['max_length']} tokens",
     ]
+    if any(each["kept"] < each["of"] for each in found["units"].values()):
+        lines += unit_lines(found["units"])
     for part, number in found["parts"].items():
         lines.append(f"  {part:<16} {fmt.count(number):>10}  {fmt.percent(number / found['parameters'], 1)}")
     fused = "goes through transformers' attention interface: exported fused"

@@ -8,6 +8,7 @@ from typing import Any
 
 from deploycomp.report import format as fmt
 from deploycomp.report.choices import choice_words, range_words, saturation_words
+from deploycomp.report.cuts import COMPRESSION_WORDS
 from deploycomp.report.text import shorten
 from deploycomp.report.view import Report
 
@@ -32,6 +33,11 @@ NOT_MEASURED = "Latency and memory were not measured: export without --no-benchm
 
 TITLES = {
     "load": "Load the checkpoint",
+    "prune": "Prune heads and neurons",
+    "prune_heads": "Prune heads",
+    "prune_ffn": "Prune neurons",
+    "drop_layers": "Drop layers",
+    "prune_vocabulary": "Prune the vocabulary",
     "export": "Export to ONNX",
     "int8": "Quantize to INT8",
 }
@@ -52,7 +58,7 @@ def step_title(step: str) -> str:
 def step_words(step: Mapping[str, Any]) -> list[str]:
     """Say what a step did, one sentence an item."""
     facts = step["facts"]
-    known = {"export": _export, "int8": _int8}.get(step["step"])
+    known = {"export": _export, "int8": _int8, **COMPRESSION_WORDS}.get(step["step"])
     lines = list(known(facts) if known else _plain(facts))
     return lines + [shorten(note, 300) for note in facts.get("notes", [])[:MAX_NOTES]]
 

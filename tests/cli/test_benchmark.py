@@ -24,7 +24,8 @@ def graph() -> Path:
 
 def test_output_is_a_valid_document_with_raw_samples(run: Run, tmp_path: Path, graph: Path):
     file = tmp_path / "result.json"
-    done = run("benchmark", graph, graph, *SMALL, "--profile", "-o", file)
+    page = tmp_path / "page.html"
+    done = run("benchmark", graph, graph, *SMALL, "--profile", "-o", file, "--html", page)
     assert done.code == 0, done.err
     document = json.loads(file.read_text())
     jsonschema.validate(document, load_benchmark_schema())
@@ -33,7 +34,11 @@ def test_output_is_a_valid_document_with_raw_samples(run: Run, tmp_path: Path, g
     assert list(document["ratios"]) == ["model.onnx#2"]
     assert "model.onnx / model.onnx#2 at 1×8, threads 1: " in done.out
     assert "model.onnx at 1×8, threads 1: " in done.out  # its operators
-    assert made.entries(tmp_path) == ["result.json"]
+    assert made.entries(tmp_path) == ["page.html", "result.json"]
+    text = page.read_text(encoding="utf-8")
+    assert "<title>model.onnx, model.onnx#2 · deploycomp benchmark</title>" in text
+    for name in ("latency", "distribution", "memory"):
+        assert f'id="plot-{name}"' in text
 
 
 def test_formats_go_to_files_and_one_to_stdout(run: Run, tmp_path: Path, graph: Path):
@@ -78,8 +83,9 @@ def test_a_format_on_stdout_and_json_contradict(run: Run, graph: Path):
     assert "stdout takes one format" in done.json["what"]
 
 
-def test_a_file_that_cannot_be_written_is_named(run: Run, tmp_path: Path, graph: Path):
-    done = run("benchmark", graph, *SMALL, "-o", tmp_path / "none" / "result.json")
+@pytest.mark.parametrize("option", ["-o", "--html"])
+def test_a_file_that_cannot_be_written_is_named(run: Run, tmp_path: Path, graph: Path, option: str):
+    done = run("benchmark", graph, *SMALL, option, tmp_path / "none" / "result")
     assert done.code == 5
     assert "the output cannot be written" in done.err
 

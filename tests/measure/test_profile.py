@@ -51,6 +51,7 @@ def test_shares_leave_out_the_first_calls():
         ("s", "Shape"),
     ]
     assert found["providers"] == {CPU: 3}
+    assert found["provider_shares"] == {CPU: 1.0}
     assert found["products"] == {CPU: 2}
 
 
@@ -73,6 +74,11 @@ def placed(**providers: str) -> list[dict[str, Any]]:
 def test_copies_are_counted():
     (found,) = placed(MemcpyFromHost="cuda", MemcpyToHost="cuda", MatMul="cuda")
     assert found["copies"] == {"device_to_host": 1, "host_to_device": 1}
+
+
+def test_the_share_of_nodes_on_each_provider():
+    (found,) = placed(MatMul="cuda", Add="cuda", Mul="cuda", Shape="cpu")
+    assert found["provider_shares"] == {CPU: 0.25, CUDA: 0.75}
 
 
 def test_shapes_on_the_cpu_are_no_fall_back():

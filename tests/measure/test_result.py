@@ -12,6 +12,7 @@ from deploycomp.measure.result import (
     caching_warnings,
     candidate_facts,
     cells,
+    check_caching,
     check_digests,
     children,
     repeated,
@@ -29,11 +30,19 @@ def bench(*, threads: int = 1, provider: str = "cpu") -> Bench:
     return Bench({"a": Subject(candidate, Path("a.onnx"), bytes=7)}, plan, BASELINE)
 
 
-def answer(*, ms: float = 10, repeated_ms: float | None = 10, digests: list[str] | None = None, **more: Any) -> Any:
+def answer(
+    *,
+    ms: float = 10,
+    repeated_ms: float | None = 10,
+    fresh_ms: float = 10,
+    digests: list[str] | None = None,
+    **more: Any,
+) -> Any:
     cell = {
         **SHAPE,
         "samples_ns": [int(ms * MS)] * 4,
         "repeated_ns": None if repeated_ms is None else [int(repeated_ms * MS)] * 3,
+        "fresh_ns": None if repeated_ms is None else [int(fresh_ms * MS)] * 3,
         "settled": True,
         "verified": 4,
         "digests": ["d0", "d1"] if digests is None else digests,
@@ -102,6 +111,24 @@ def test_a_cache_is_more_than_ten_percent_and_more_than_noise(same: tuple[float,
     warnings = caching_warnings([entry])
     assert len(warnings) == cached
     assert all("a, 2×8, threads 1: a repeated input takes 0.80 of the time" in each for each in warnings)
+
+
+@pytest.mark.parametrize(
+    ("timed", "refused"),
+    [((10.0, 10.0, 10.0), False), ((6.0, 6.0, 6.0), False), ((4.0, 4.1, 3.9), True), ((1.0, 14.0, 4.0), False)],
+)
+def test_timed_calls_far_below_fresh_ones_are_refused(timed: tuple[float, ...], refused: bool):
+    three = answers(*(answer(ms=each) for each in timed))
+    if not refused:
+        check_caching(bench(), three)
+        return
+    with pytest.raises(VerificationFailed, match="a, 2×8, threads 1: timed calls were answered from a cache") as caught:
+        check_caching(bench(), three)
+    assert caught.value.why == "they took 0.4 of the time of inputs that no call had seen"
+
+
+def test_without_fresh_calls_nothing_is_refused():
+    check_caching(bench(), answers(*(answer(ms=1, repeated_ms=None) for _ in range(3))))
 
 
 def test_cells_without_repeated_calls_are_left_out():

@@ -34,7 +34,8 @@ def test_one_child_measures_every_cell_of_one_candidate(bench: Bench):
     for cell in answer["cells"]:
         assert len(cell["samples_ns"]) >= 3
         assert cell["verified"] >= 3
-        assert cell["repeated_ns"] is None  # nobody asked
+        assert cell["repeated_ns"] is cell["fresh_ns"] is None  # nobody asked
+        assert "device_ns" not in cell
     assert answer["cold_start_ms"] > answer["import_ms"] + answer["load_ms"]
     assert answer["peak_rss_bytes"] > bench.baseline["peak_rss_bytes"]
     assert "first_answer_ns" not in answer
@@ -89,5 +90,15 @@ assert len(worker.measure(json.loads({json.dumps(request)!r}))["cells"]) == 1
 print(json.dumps(sorted(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    heavy = {"torch", "transformers", "scipy", "psutil", "pydantic", "tokenizers", "numpy.random", "statistics"}
+    heavy = {
+        "deploycomp.measure.device",
+        "torch",
+        "transformers",
+        "scipy",
+        "psutil",
+        "pydantic",
+        "tokenizers",
+        "numpy.random",
+        "statistics",
+    }
     assert not heavy & set(json.loads(done.stdout))

@@ -90,7 +90,8 @@ def test_a_stream_is_measured_whole_in_every_block(tmp_path: Path, tokenizer: To
     calls = [each for block in cell["block_samples_ns"] for each in block]
     assert cell["throughput_per_s"] == pytest.approx(3.5 * len(calls) / (sum(calls) / 1e9))
     assert found["settings"]["rows"]["tokens"] == {"a": 31}
-    assert found["context"]["repeated_input"] == []
+    (again,) = found["context"]["repeated_input"]
+    assert again["ratio"] > 0
     assert VOCABULARY > 12
 
 

@@ -3,24 +3,24 @@ from __future__ import annotations
 import copy
 import json
 import statistics
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from deploycomp.measure.candidate import Candidate, Subject
 from deploycomp.measure.figures import ratios, summary
+from deploycomp.measure.result import cells
+from deploycomp.measure.rounds import Bench, Plan
 from deploycomp.report.benchmark_formats import (
     BENCHMARK_SCHEMA,
     FORMATS,
-    comparison_lines,
     document,
     load_benchmark_schema,
-    profile_lines,
     to_bencher,
     to_github_action,
-    to_markdown_table,
     to_pytest_benchmark,
-    warning_lines,
 )
 from deploycomp.report.schema import load_schema
 
@@ -29,6 +29,9 @@ BLOCKS = {
     "int8": [[4 * MS, 5 * MS, 6 * MS], [4 * MS, 4 * MS], [5 * MS, 5 * MS, 30 * MS]],
     "a|b": [[9 * MS, 9 * MS], [10 * MS, 10 * MS], [11 * MS, 11 * MS]],
 }
+DEVICE = [[2 * MS] * 40, [3 * MS] * 40, [2 * MS, 4 * MS] * 20]
+"""Nanoseconds on the device; p95 has its five calls above."""
+PLAN = Plan([(2, 16)], [1], [0], 0.5, seed=0, child_seconds=10)
 WHERE = "batch2/length16/threads1"
 
 
@@ -51,7 +54,7 @@ def facts(kind: str) -> dict[str, Any]:
 
 def made(blocks: int = 3) -> dict[str, Any]:
     at = {"threads": 1, "batch_size": 2, "sequence_length": 16}
-    cells = [
+    found = [
         {
             "candidate": name,
             **at,
@@ -70,7 +73,7 @@ def made(blocks: int = 3) -> dict[str, Any]:
             "warnings": ["int8, 2×16, threads 1: something caches"],
         },
         "candidates": {"int8": facts("onnx"), "a|b": facts("torch")},
-        "cells": cells,
+        "cells": found,
     }
     result["ratios"] = {"a|b": ratios(result, "int8", "a|b")}
     return document(result, version="0.1.0", created="2026-11-20T10:00:00+00:00")
@@ -87,10 +90,27 @@ def profiled() -> dict[str, Any]:
         "operators": [entry, {"name": "Gelu", "share": 0.25, "ms": 1.0}],
         "nodes": [{**entry, "name": "/layer.0/MatMul", "operator": "MatMul"}],
         "providers": {"CPUExecutionProvider": 9},
+        "provider_shares": {"CPUExecutionProvider": 1.0},
         "copies": {},
         "products": {"CPUExecutionProvider": 3},
     }
     return {**made(), "profile": [profile]}
+
+
+def on_device(blocks: int = 3, note: str | None = None) -> dict[str, Any]:
+    """One candidate on a GPU, made into a document the way a benchmark does it."""
+    candidate = Candidate("int8", "onnx", Path("int8.onnx"), provider="cuda")
+    bench = Bench({"int8": Subject(candidate, Path("int8.onnx"), bytes=1000)}, PLAN, {})
+    times = [{"device_ns": None, "device_note": note} if note else {"device_ns": each} for each in DEVICE[:blocks]]
+    shape = {"batch_size": 2, "sequence_length": 16}
+    walls = [{**shape, "samples_ns": each, "digests": ["0" * 64]} for each in BLOCKS["int8"]]
+    answers = [{"cells": [{"device_note": None, **wall, **each}]} for wall, each in zip(walls, times, strict=False)]
+    result = made(blocks)
+    result["cells"] = cells(bench, {("int8", 1): answers}, samples=True)
+    result["candidates"] = {"int8": {**facts("onnx"), "provider": "cuda"}}
+    result["context"]["children"] = {"int8": {"gpu_memory_bytes": 2_000_000}}
+    result["ratios"] = {}
+    return result
 
 
 # ------------------------------------------------------------ the published schema
@@ -102,7 +122,17 @@ def validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(load_benchmark_schema())
 
 
-@pytest.mark.parametrize("value", [made(), made(blocks=2), profiled()], ids=["three blocks", "two", "profiled"])
+DOCUMENTS = {
+    "three blocks": made(),
+    "two": made(blocks=2),
+    "profiled": profiled(),
+    "gpu": on_device(),
+    "gpu, two": on_device(blocks=2),
+    "gpu without events": on_device(note="no CUDA"),
+}
+
+
+@pytest.mark.parametrize("value", DOCUMENTS.values(), ids=DOCUMENTS)
 def test_documents_are_valid(value: dict[str, Any], validator: jsonschema.Draft202012Validator):
     assert BENCHMARK_SCHEMA.is_file()
     validator.validate(json.loads(json.dumps(value, allow_nan=False)))
@@ -134,10 +164,43 @@ def test_wrong_documents_are_refused(path: str, value: Any, validator: jsonschem
     assert not validator.is_valid(wrong)
 
 
-def test_a_cell_is_the_same_in_both_schemas_but_for_names_and_samples():
-    mine = load_benchmark_schema()["properties"]["cells"]["items"]["properties"]
-    report = load_schema()["$defs"]["benchmark"]["properties"]["cells"]["items"]["properties"]
-    assert {**mine, "candidate": 0, "block_samples_ns": 0} == {**report, "candidate": 0, "block_samples_ns": 0}
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("device_p50_ms", -1.0), ("device_p95_ms", "fast"), ("device_note", 7), ("block_device_ns", [[]])],
+)
+def test_wrong_times_on_a_device_are_refused(name: str, value: Any, validator: jsonschema.Draft202012Validator):
+    wrong = on_device()
+    wrong["cells"][0][name] = value
+    assert not validator.is_valid(wrong)
+
+
+def test_a_time_on_a_device_comes_with_its_note(validator: jsonschema.Draft202012Validator):
+    wrong = on_device()
+    del wrong["cells"][0]["device_note"]
+    assert not validator.is_valid(wrong)
+
+
+def test_a_cell_is_the_same_in_both_schemas_but_for_names_samples_and_the_device():
+    """A report's artifact is measured on the CPU."""
+    mine = copy.deepcopy(load_benchmark_schema()["properties"]["cells"]["items"]["properties"])
+    report = copy.deepcopy(load_schema()["$defs"]["benchmark"]["properties"]["cells"]["items"]["properties"])
+    both: list[dict[str, Any]] = []
+    for each in (mine, report):
+        names = each["intervals"]["anyOf"][1]["propertyNames"]
+        names["enum"] = [name for name in names["enum"] if "device" not in name]
+        other = ("candidate", "block_samples_ns")
+        both.append({key: value for key, value in each.items() if key not in other and "device" not in key})
+    assert both[0] == both[1]
+
+
+def test_the_time_on_the_device_has_the_intervals_of_its_blocks():
+    (cell,) = on_device()["cells"]
+    assert (cell["device_p50_ms"], cell["device_p95_ms"], cell["device_note"]) == (2.5, 4.0, None)
+    assert cell["intervals"]["device_p50_ms"] == [2.0, 3.0]
+    assert cell["block_device_ns"] == DEVICE
+    (cell,) = on_device(note="no CUDA")["cells"]
+    assert (cell["device_p50_ms"], cell["device_p95_ms"], cell["device_note"]) == (None, None, "no CUDA")
+    assert "block_device_ns" not in cell
 
 
 # ------------------------------------------------------------ other tools
@@ -206,28 +269,3 @@ def test_bencher_has_nanoseconds_rows_a_second_and_bytes():
 def test_formats_are_json(name: str):
     made_so = FORMATS[name](made())
     assert json.loads(json.dumps(made_so, allow_nan=False)) == made_so
-
-
-# ------------------------------------------------------------ people
-
-
-def test_markdown_is_one_table_that_names_cannot_break():
-    head, rule, first, second, empty, ratio, warning = to_markdown_table(made()).splitlines()
-    assert head.count("|") == rule.count("|") == first.count("|") == second.count("|") == 10
-    assert first.startswith("| int8 | 1 | 2×16 | 5.00 (4.00…5.00) | – | – | – |")
-    assert empty == ""
-    assert "0.45× of the time" in ratio
-    assert warning.startswith("- warning: int8")
-
-
-def test_the_first_candidate_is_compared_with_every_other():
-    (line,) = comparison_lines(made())
-    assert line.startswith("int8 / a|b at 2×16, threads 1: 0.45× of the time (95 % ")
-    assert line.endswith(": faster")
-    assert comparison_lines({**made(), "ratios": {}}) == []
-
-
-def test_warnings_and_profiles_are_spoken():
-    assert warning_lines(made()) == ["warning: int8, 2×16, threads 1: something caches"]
-    assert profile_lines(profiled()) == ["int8 at 2×16, threads 1: MatMul 75 %, Gelu 25 %"]
-    assert profile_lines(made()) == []

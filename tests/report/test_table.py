@@ -76,5 +76,5 @@ def test_plain_lines_hold_headline_table_and_warnings():
 
 
 def test_steps_that_are_not_known_are_told_as_they_stand():
-    step = {"step": "prune", "seconds": 1.0, "facts": {"heads_kept": 40, "how": "by loss", "deep": {}, "notes": ["n"]}}
+    step = {"step": "distil", "seconds": 1.0, "facts": {"heads_kept": 40, "how": "by loss", "deep": {}, "notes": ["n"]}}
     assert step_words(step) == ["heads kept: 40", "how: by loss", "n"]

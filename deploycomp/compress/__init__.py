@@ -1,0 +1,1 @@
+"""Compress a loaded model: torch → torch, one method, one file."""

@@ -1,0 +1,81 @@
+"""Rows as padded batches of nearly equal length, for passes through a PyTorch model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "make_batches"]
+
+TOKENS = 2048
+"""Tokens of a batch, padding included: the activations of one batch stay in a few tens of megabytes."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right to one length.
+
+    Args:
+        inputs: Input name → int64 [rows, tokens].
+    """
+
+    inputs: dict[str, Tensor]
+
+    @property
+    def mask(self) -> Tensor:
+        """Which tokens are real, bool [rows, tokens]."""
+        return self.inputs["attention_mask"].bool()
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return int(self.mask.shape[0])
+
+
+def make_batches(
+    feeds: Iterable[Mapping[str, np.ndarray]], *, pad_token_id: int, limit: int | None = None, tokens: int = TOKENS
+) -> list[Batch]:
+    """Batch single rows by length.
+
+    Args:
+        feeds: Input name → [1, length] for each row.
+        pad_token_id: What fills `input_ids`.
+        limit: Stop before this many real tokens are exceeded.
+        tokens: Tokens of a batch at most, padding included.
+
+    Returns:
+        Batches from short rows to long ones.
+    """
+    rows: list[Mapping[str, np.ndarray]] = []
+    taken = 0
+    for feed in feeds:
+        length = feed["input_ids"].shape[1]
+        if limit is not None and rows and taken + length > limit:
+            break
+        taken += length
+        rows.append(feed)
+    rows.sort(key=lambda feed: feed["input_ids"].shape[1])
+    batches: list[Batch] = []
+    begin = 0
+    for end in range(1, len(rows) + 1):
+        longer = rows[end]["input_ids"].shape[1] if end < len(rows) else 0
+        if end == len(rows) or longer * (end + 1 - begin) > tokens:
+            batches.append(_pad(rows[begin:end], pad_token_id))
+            begin = end
+    return batches
+
+
+def _pad(rows: list[Mapping[str, np.ndarray]], pad_token_id: int) -> Batch:
+    width = max(row["input_ids"].shape[1] for row in rows)
+    inputs: dict[str, Tensor] = {}
+    for name in rows[0]:
+        fill = pad_token_id if name == "input_ids" else 0
+        padded = np.full((len(rows), width), fill, np.int64)
+        for index, row in enumerate(rows):
+            padded[index, : row[name].shape[1]] = row[name][0]
+        inputs[name] = torch.from_numpy(padded)
+    return Batch(inputs)

@@ -1,0 +1,1 @@
+"""Structured pruning: units that go physically, what they cost, and what makes up for them."""

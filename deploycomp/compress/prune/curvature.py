@@ -1,0 +1,152 @@
+"""The curvature of the loss at every sublayer: which output directions, which tokens and which units matter.
+
+One backward pass of a random probe (`Answers.probe`) gives each token's gradient g at the output y = W h of every
+sublayer. E[g gᵀ] is the loss's curvature there (K-FAC's output factor), |g|² says how much a token matters (of a [CLS]
+head's last layer only the first does), and Σ_t g_tᵀ W_u h_tu is the gradient of the mask of unit u for one sample,
+whose mean square is its Fisher score (Kwon et al. 2022, equation 9; here without labels and by sample).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from deploycomp.compress.answers import Answers
+from deploycomp.compress.batches import Batch
+from deploycomp.compress.prune.sublayers import Sublayer, watch
+from deploycomp.models.surgery import linear
+
+__all__ = ["Curvature", "measure"]
+
+
+@dataclass
+class Curvature:
+    """Sums over calibration rows for one sublayer.
+
+    Args:
+        outputs: E[g gᵀ] summed over the tokens of a row, [hidden, hidden].
+        moment: E[w h hᵀ] with weights of mean 1, [columns, columns].
+        fisher: Mean squared gradient of each unit's mask, [units].
+        energy: E[h²] of each unit's columns, [units].
+        tokens: How much each token matters, mean 1, [rows, tokens] for each batch.
+    """
+
+    outputs: Tensor
+    moment: Tensor
+    fisher: Tensor
+    energy: Tensor
+    tokens: list[Tensor] = field(default_factory=list[Tensor])
+    weight: float = 0.0
+
+
+class _Tap:
+    """Keeps one batch's inputs of a projection, and the gradient at its output."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Tensor] = []
+        self.gradients: list[Tensor] = []
+
+    def take(self, outputs: Tensor) -> None:
+        place = len(self.inputs) - 1
+
+        def keep(gradient: Tensor) -> None:
+            self.gradients[place] = gradient.detach()
+
+        self.gradients.append(torch.zeros(()))
+        outputs.register_hook(keep)
+
+
+def measure(
+    answers: Answers,
+    module: nn.Module,
+    anatomy_embeddings: Sequence[str],
+    parts: Sequence[Sublayer],
+    batches: Sequence[Batch],
+    *,
+    seed: int,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, Curvature]:
+    """Measure every sublayer in one pass forward and back.
+
+    Args:
+        answers: Whose loss.
+        module: The model as it is.
+        anatomy_embeddings: Path of the word embedding, where the gradient's path begins.
+        parts: Sublayers to look at.
+        batches: Calibration rows.
+        seed: Of the probe.
+        progress: Called with the share that is done.
+
+    Returns:
+        Sublayer's name → its curvature.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, Curvature] = {}
+    rows = sum(batch.rows for batch in batches)
+    for number, batch in enumerate(batches):
+        taps = {part.name: _Tap() for part in parts}
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(watch(module, anatomy_embeddings[0], outputs=lambda out: _track(out)))
+            for part in parts:
+                tap = taps[part.name]
+                stack.enter_context(
+                    watch(
+                        module,
+                        part.projection,
+                        inputs=lambda h, tap=tap: tap.inputs.append(h.detach()),
+                        outputs=tap.take,
+                    )
+                )
+            with torch.enable_grad():
+                outputs = answers.of(module, batch)
+                probe = answers.probe(outputs, batch, generator)
+                sum((output * u).sum() for output, u in zip(outputs, probe, strict=True)).backward()  # type: ignore[union-attr]
+        for part in parts:
+            weight = linear(module, part.projection).weight
+            for h, g in zip(taps[part.name].inputs, taps[part.name].gradients, strict=True):
+                _add(found, part, weight, h, g, batch, number)
+        if progress is not None:
+            progress((number + 1) / len(batches))
+    tokens = sum(int(batch.mask.sum()) for batch in batches)
+    for each in found.values():
+        each.tokens = [weights * tokens / max(each.weight, 1e-30) for weights in each.tokens]
+        each.outputs /= rows
+        each.fisher /= rows
+        each.moment /= max(each.weight, 1e-30)
+        each.energy /= tokens
+    return found
+
+
+def _track(out: Tensor) -> None:
+    out.requires_grad_()
+
+
+def _add(
+    found: dict[str, Curvature], part: Sublayer, weight: Tensor, h: Tensor, g: Tensor, batch: Batch, number: int
+) -> None:
+    real = batch.mask
+    if g.dim() == 0:  # nothing downstream read it
+        g = torch.zeros(*h.shape[:2], weight.shape[0])
+    units = part.units
+    masked = (torch.einsum("btd,dc->btc", g, weight) * h * real[..., None]).sum(1)
+    unit = masked.reshape(len(h), units, part.size).sum(-1)
+    hs, gs = h[real], g[real]
+    weights = gs.square().sum(1)
+    each = found.get(part.name)
+    if each is None:
+        columns = h.shape[-1]
+        each = found[part.name] = Curvature(
+            torch.zeros(g.shape[-1], g.shape[-1]), torch.zeros(columns, columns), torch.zeros(units), torch.zeros(units)
+        )
+    if len(each.tokens) == number:
+        each.tokens.append(torch.zeros(real.shape))
+    each.tokens[number] += g.square().sum(-1) * real  # layers that share weights come several times
+    each.outputs += gs.T @ gs
+    each.moment += (hs * weights[:, None]).T @ hs
+    each.weight += float(weights.sum())
+    each.fisher += unit.square().sum(0)
+    each.energy += hs.square().reshape(len(hs), units, part.size).sum((0, 2))

@@ -1,0 +1,194 @@
+"""Structured pruning without retraining: in rounds, each scored anew, allocated by a knapsack, rebuilt bottom-up.
+
+    budget ─ 1 … rounds ─┬─ curvature of the loss at every sublayer (one backward pass)      curvature.py
+                         ├─ the brain surgeon's loss by units left                          obs.py
+                         ├─ knapsack over loss and measured cost                            allocate.py
+                         └─ cut and least squares from the bottom to the top                rebuild.py
+
+Iteration is worth more than any score: TextPruner gains 46 points at 2x by 16 rounds (Yang et al. 2022, table 3).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deploycomp.compress.answers import Answers, mean_divergence
+from deploycomp.compress.batches import Batch
+from deploycomp.compress.prune.allocate import allocate, predicted_losses, uniform, unit_scores
+from deploycomp.compress.prune.costs import Costs
+from deploycomp.compress.prune.curvature import Curvature, measure
+from deploycomp.compress.prune.rebuild import choose, rebuild, record_sums
+from deploycomp.compress.prune.sublayers import Sublayer, sublayers
+from deploycomp.models.model import TorchModel
+
+__all__ = ["Method", "Pruned", "prune"]
+
+FLOOR = 0.4
+"""Share of a sublayer that one round leaves: what it would cost to take more is not known before the next."""
+TEMPERATURE = 2.0
+"""Of the probe: a teacher that is sure of every row would else say nothing (K-prune's T)."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to prune; the defaults are ours, the rest are baselines.
+
+    Args:
+        rounds: Times that everything is scored anew.
+        score: Of units: `fisher` (brain surgeon), `mask`, `energy`, `magnitude`, `random`.
+        allocation: `knapsack` or `uniform`.
+        compensate: Whether what is left is fitted.
+        kinds: Which units may go.
+    """
+
+    rounds: int = 4
+    score: str = "fisher"
+    allocation: str = "knapsack"
+    compensate: bool = True
+    kinds: tuple[str, ...] = ("heads", "neurons")
+
+
+@dataclass
+class Pruned:
+    """A pruned model and how it came to be."""
+
+    model: TorchModel
+    levels: dict[str, int]
+    cost: float
+    trail: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+class Pruner:
+    """A model on its way: teacher, student, rows and costs.
+
+    Args:
+        model: What is pruned; it stays as it is.
+        batches: Calibration rows.
+        held_out: Rows that judge choices.
+        costs: Of the whole model.
+        method: How.
+    """
+
+    def __init__(
+        self, model: TorchModel, batches: Sequence[Batch], held_out: Sequence[Batch], costs: Costs, method: Method
+    ):
+        self.batches, self.held_out, self.costs, self.method = batches, held_out, costs, method
+        self.model = replace(model, module=copy.deepcopy(model.module))
+        self.answers = Answers(model)
+        self.soft = Answers(model, temperature=TEMPERATURE)
+        self.teacher = self.answers.record(model.module, held_out)
+        self.whole = sublayers(model.module, model.anatomy)
+        self.targets = record_sums(self.answers, model.module, self.whole, batches) if method.compensate else {}
+
+    def parts(self) -> list[Sublayer]:
+        """Sublayers that may be cut, as they are now."""
+        every = sublayers(self.model.module, self.model.anatomy)
+        return [part for part in every if part.kind in self.method.kinds]
+
+    def divergence(self) -> float:
+        """Loss of the student on held-out rows."""
+        return mean_divergence(self.answers, self.model.module, self.held_out, self.teacher)
+
+    def curvature(self, seed: int) -> dict[str, Curvature]:
+        """Measure every sublayer of the student, those that are not cut too: their fit needs the tokens' weights."""
+        anatomy = self.model.anatomy
+        every = sublayers(self.model.module, anatomy)
+        return measure(self.soft, self.model.module, [anatomy.embeddings["word"]], every, self.batches, seed=seed)
+
+    def advance(self, budget: float, seed: int) -> dict[str, int]:
+        """Cut the student down to a budget.
+
+        Returns:
+            Units left by sublayer's name.
+
+        Raises:
+            ValueError: Nothing that is left can be so cheap.
+        """
+        curvature = self.curvature(seed)
+        parts = self.parts()
+        if self.method.allocation == "uniform":
+            levels: dict[str, int] | None = uniform(parts, self._left(), budget)
+        else:
+            levels = self._allocated(parts, curvature, budget, FLOOR if self.method.rounds > 1 else 0.0)
+            levels = levels or self._allocated(parts, curvature, budget, 0.0)
+        if levels is None:
+            raise ValueError(f"no cut reaches {budget:g} {self.costs.unit}")
+        every = {part.name: part.units for part in sublayers(self.model.module, self.model.anatomy)}
+        plan = rebuild(
+            self.answers, self.model.module, self.model.anatomy, self.model.plan, self.batches, self.targets, curvature,
+            every | levels, chooser=self._chooser(), compensate=self.method.compensate,
+        )  # fmt: skip
+        self.model = replace(self.model, plan=plan)
+        return self.levels()
+
+    def _allocated(
+        self, parts: Sequence[Sublayer], curvature: Mapping[str, Curvature], budget: float, floor: float
+    ) -> dict[str, int] | None:
+        score = self.method.score
+        losses = predicted_losses(self.model.module, parts, curvature, score=score, floor=floor)
+        return allocate(parts, losses, self._left(), budget)
+
+    def levels(self) -> dict[str, int]:
+        """Units left by sublayer's name, those of which nothing is left too."""
+        now = {part.name: part.units for part in sublayers(self.model.module, self.model.anatomy)}
+        return {part.name: now.get(part.name, 0) for part in self.whole}
+
+    def _left(self) -> Costs:
+        """Costs with what is gone counted at nothing left."""
+        names = {part.name for part in self.parts()}
+        fixed = {name: level for name, level in self.levels().items() if name not in names}
+        rest = self.costs.rest + sum(float(self.costs.tables[name][level]) for name, level in fixed.items())
+        return Costs(self.costs.unit, rest, {name: self.costs.tables[name] for name in names})
+
+    def _chooser(self) -> Any:
+        if self.method.score == "fisher":
+            return choose
+        score = self.method.score
+
+        def pick(part: Sublayer, weight: Tensor, _moment: Tensor, curve: Curvature, kept: int) -> list[int]:
+            scores = unit_scores(part, weight, curve, score)
+            return sorted(torch.topk(scores, kept).indices.tolist())
+
+        return pick
+
+
+def prune(
+    model: TorchModel,
+    batches: Sequence[Batch],
+    held_out: Sequence[Batch],
+    costs: Costs,
+    budget: float,
+    *,
+    method: Method | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Pruned:
+    """Prune a model to a budget.
+
+    Args:
+        model: What is pruned; it stays as it is.
+        batches: Calibration rows.
+        held_out: Rows that the trail's losses are taken on.
+        costs: Of the whole model.
+        budget: What the result may cost, in the unit of *costs*.
+        method: How.
+        progress: Called with a message and the share that is done.
+
+    Returns:
+        The pruned model, a copy.
+    """
+    method = method or Method()
+    pruner = Pruner(model, batches, held_out, costs, method)
+    trail: list[dict[str, Any]] = []
+    start = costs.total(pruner.levels())
+    for number in range(1, method.rounds + 1):
+        if progress is not None:
+            progress(f"round {number} of {method.rounds}", (number - 1) / method.rounds)
+        levels = pruner.advance(start * (budget / start) ** (number / method.rounds), seed=number)
+        trail.append({"round": number, "cost": costs.total(levels), "divergence": pruner.divergence()})
+    return Pruned(pruner.model, pruner.levels(), costs.total(pruner.levels()), trail)

@@ -1,0 +1,301 @@
+"""Bottom-up: cut each sublayer on what really reaches it, then fit what is left to the teacher's sum.
+
+    ΔW, Δb = argmin Σ_t v_t |x_S + W h_S + b + ΔW h_S + Δb - s_T|² + λ |ΔW|²      s_T: the teacher's residual sum
+
+The target holds the teacher's whole sum, so a sublayer also mends what those below it broke (K-prune, Park et al. 2024,
+equation 9); written as a correction, the ridge pulls towards the weights as they are, and units that were not cut
+change nothing where nothing drifted. λ is a share of the mean diagonal. Columns are chosen by `obs` on drifted inputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deploycomp.compress.answers import Answers
+from deploycomp.compress.batches import Batch
+from deploycomp.compress.prune import obs
+from deploycomp.compress.prune.curvature import Curvature
+from deploycomp.compress.prune.sublayers import Sublayer, sublayers, watch, watch_sum
+from deploycomp.models.anatomy import Anatomy
+from deploycomp.models.plan import Bias, Plan
+from deploycomp.models.surgery import apply, linear
+
+__all__ = ["Chooser", "Walk", "choose", "rebuild", "record_sums"]
+
+RIDGE = 1e-2
+"""λ as a share of the mean diagonal (methods.md, recommendation A)."""
+EVEN = 0.2
+"""Share of a token's weight that does not depend on its gradient: tokens that hardly matter still steady the fit."""
+
+Chooser = Callable[[Sublayer, Tensor, Tensor, Curvature, int], list[int]]
+"""Sublayer, W, H on drifted inputs, curvature, how many stay → the units that stay."""
+
+
+def choose(part: Sublayer, weight: Tensor, moment: Tensor, curvature: Curvature, kept: int) -> list[int]:
+    """Keep the units that the brain surgeon leaves."""
+    step = max(1, part.units // 64)
+    removal = obs.remove(weight, moment, curvature.outputs, size=part.size, step=step, down_to=kept)
+    gone = set(removal.order)
+    return [unit for unit in range(part.units) if unit not in gone]
+
+
+def rebuild(
+    answers: Answers,
+    module: nn.Module,
+    anatomy: Anatomy,
+    plan: Plan,
+    batches: Sequence[Batch],
+    targets: Mapping[str, Sequence[Tensor]],
+    curvature: Mapping[str, Curvature],
+    levels: Mapping[str, int],
+    *,
+    chooser: Chooser = choose,
+    compensate: bool = True,
+    progress: Callable[[float], None] | None = None,
+) -> Plan:
+    """Cut every sublayer to its level, in the order they run, and make up for it.
+
+    Args:
+        answers: How the model is run.
+        module: The student, cut in place.
+        anatomy: Its anatomy.
+        plan: What was cut before.
+        batches: Calibration rows.
+        targets: The teacher's sums by sublayer's name, as `record_sums` returns them.
+        curvature: Of each sublayer's outputs, by name.
+        levels: Units that stay, by sublayer's name.
+        chooser: Which of them.
+        compensate: Whether what is left is fitted.
+        progress: Called with the share that is done.
+
+    Returns:
+        The plan with the cuts.
+    """
+    walk = Walk(answers, module, anatomy, batches)
+    parts = [part for part in sublayers(module, anatomy) if part.name in levels]
+    first = next((place for place, part in enumerate(parts) if levels[part.name] < part.units), len(parts))
+    compensate = compensate and not anatomy.shared_layers  # one fit cannot serve every use of a shared layer
+    for number, part in enumerate(parts):
+        cut = levels[part.name] < part.units
+        if number < first or not (cut or compensate):
+            continue  # nothing has drifted yet
+        seen = _observe(walk, part, targets[part.name], curvature[part.name])
+        if cut:
+            weight = linear(module, part.projection).weight
+            kept = chooser(part, weight, seen.moment, curvature[part.name], levels[part.name])
+            plan, seen = _cut(module, anatomy, plan, part, kept, seen)
+        if compensate:
+            plan = _fit(module, anatomy, plan, part, seen)
+        if progress is not None:
+            progress((number + 1) / len(parts))
+    return plan
+
+
+def record_sums(
+    answers: Answers, module: nn.Module, parts: Sequence[Sublayer], batches: Sequence[Batch]
+) -> dict[str, list[Tensor]]:
+    """Record the residual sums of a model, in half precision.
+
+    Args:
+        answers: How the model is run.
+        module: The teacher.
+        parts: Its sublayers.
+        batches: Calibration rows.
+
+    Returns:
+        Sublayer's name → [rows, tokens, hidden] for each batch.
+    """
+    found: dict[str, list[Tensor]] = {part.name: [] for part in parts}
+    for batch in batches:
+        now: dict[str, Tensor] = {}
+        with contextlib.ExitStack() as stack, torch.inference_mode():
+            for part in parts:
+                stack.enter_context(watch_sum(module, part, partial(now.setdefault, part.name)))
+            answers.of(module, batch)
+        for name, value in now.items():
+            found[name].append(value.half())
+    return found
+
+
+_BESIDE: dict[str, tuple[None, ...]] = {"MPNetLayer": (), "DebertaLayer": (None,), "DebertaV2Layer": (None,)}
+"""Layers that return a tuple, and what stands in it beside the hidden states: attentions, if they were asked for."""
+
+
+class _Stop(Exception):
+    """Ends a forward pass once what was asked for has been seen."""
+
+
+class Walk:
+    """A model run from one layer to the next: layers below are not computed again, their output is kept.
+
+    Args:
+        answers: How the model is run.
+        module: The model; layers may be cut while it is walked through.
+        anatomy: Its layers.
+        batches: Rows.
+    """
+
+    def __init__(self, answers: Answers, module: nn.Module, anatomy: Anatomy, batches: Sequence[Batch]):
+        self.answers, self.module, self.batches = answers, module, batches
+        self.layers = [module.get_submodule(layer.path) for layer in anatomy.layers]
+        self.shared = anatomy.shared_layers
+        self.at, self.hidden = 0, [torch.zeros(0)] * len(batches)
+
+    def sums(self, part: Sublayer) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs of a sublayer's projection and its sum, for each batch."""
+        self._climb(0 if self.shared else part.layer)
+        for place in range(len(self.batches)):
+            inputs: list[Tensor] = []
+            found: list[Tensor] = []
+
+            def stop(value: Tensor, found: list[Tensor] = found) -> None:
+                found.append(value)
+                raise _Stop
+
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(watch(self.module, part.projection, inputs=inputs.append))
+                stack.enter_context(watch_sum(self.module, part, stop))
+                self._run(place)
+            yield inputs[-1], found[0]
+
+    def _climb(self, layer: int) -> None:
+        """Move the kept hidden states up to the input of *layer*."""
+        while self.at < layer:
+            above = self.layers[self.at + 1]
+            for place in range(len(self.batches)):
+                self.hidden[place] = self._input_of(above, place)
+            self.at += 1
+
+    def _input_of(self, layer: nn.Module, place: int) -> Tensor:
+        found: list[Tensor] = []
+
+        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found.append(args[0] if args else kwargs["hidden_states"])
+            raise _Stop
+
+        handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self._run(place)
+        finally:
+            handle.remove()
+        return found[0]
+
+    def _run(self, place: int) -> None:
+        """Run one batch from the layer where the walk is."""
+        with contextlib.ExitStack() as stack, torch.inference_mode():
+            if self.at:
+                for layer in self.layers[: self.at]:
+                    stack.enter_context(_passing(layer))
+                stack.enter_context(_feeding(self.layers[self.at], self.hidden[place]))
+            with contextlib.suppress(_Stop):
+                self.answers.of(self.module, self.batches[place])
+
+
+def _as_returned(layer: str, hidden: Tensor) -> Any:
+    """What a layer of this class returns: most return the hidden states alone."""
+    if layer.startswith("MPNet"):
+        return (hidden,)
+    return (hidden, None) if layer.startswith("Deberta") else hidden
+
+
+@contextlib.contextmanager
+def _passing(layer: Any) -> Iterator[None]:
+    """Let a layer hand its input on."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        beside = _BESIDE.get(type(layer).__name__)
+        return hidden if beside is None else (hidden, *beside)
+
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        del layer.forward
+
+
+@contextlib.contextmanager
+def _feeding(layer: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """Give a layer this input."""
+
+    def feed(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (hidden, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": hidden}
+
+    handle = layer.register_forward_pre_hook(feed, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@dataclass
+class _Seen:
+    """Weighted sums over tokens, of the inputs [h, 1] and of what is missing at the sum."""
+
+    gram: Tensor
+    missing: Tensor
+
+    @property
+    def moment(self) -> Tensor:
+        return self.gram[:-1, :-1]
+
+
+def _observe(walk: Walk, part: Sublayer, targets: Sequence[Tensor], curve: Curvature) -> _Seen:
+    """Run the student up to a sublayer's sum and gather what least squares needs."""
+    columns = part.units * part.size
+    hidden = targets[0].shape[-1]
+    gram, missing = torch.zeros(columns + 1, columns + 1), torch.zeros(columns + 1, hidden)
+    for (inputs, student), target, tokens, batch in zip(
+        walk.sums(part), targets, curve.tokens, walk.batches, strict=True
+    ):
+        real = batch.mask
+        weights = (EVEN + (1 - EVEN) * tokens[real])[:, None]
+        h = torch.cat([inputs[real], torch.ones(int(real.sum()), 1)], 1)
+        gram += (h * weights).T @ h
+        missing += (h * weights).T @ (target.float() - student)[real]
+    return _Seen(gram.double(), missing.double())
+
+
+def _cut(
+    module: nn.Module, anatomy: Anatomy, plan: Plan, part: Sublayer, kept: list[int], seen: _Seen
+) -> tuple[Plan, _Seen]:
+    """Cut, and carry what the cut units gave over to what is missing now."""
+    weight = linear(module, part.projection).weight.double()
+    gone = [unit for unit in range(part.units) if unit not in set(kept)]
+    columns = _columns(kept, part.size)
+    lost = _columns(gone, part.size)
+    last = seen.gram.shape[0] - 1
+    rows = torch.cat([columns, torch.tensor([last])])
+    missing = seen.missing + seen.gram[:, lost] @ weight[:, lost].T
+    plan = apply(module, anatomy, plan, part.cut(kept))
+    return plan, _Seen(seen.gram[rows][:, rows], missing[rows])
+
+
+def _columns(units: Sequence[int], size: int) -> Tensor:
+    return (torch.tensor(list(units), dtype=torch.long)[:, None] * size + torch.arange(size)).flatten()
+
+
+def _fit(module: nn.Module, anatomy: Anatomy, plan: Plan, part: Sublayer, seen: _Seen) -> Plan:
+    """Add the ridge solution of what is missing to the projection."""
+    gram = seen.gram.clone()
+    count = gram.shape[0] - 1
+    if count:
+        gram.diagonal()[:count] += RIDGE * gram.diagonal()[:count].mean()
+    solution = torch.linalg.solve(gram, seen.missing)
+    projection = linear(module, part.projection)
+    if projection.bias is None:
+        plan = apply(module, anatomy, plan, Bias(part.projection))
+    with torch.no_grad():
+        if count:
+            projection.weight += solution[:count].T.float()
+        projection.bias += solution[count].float()
+    return plan

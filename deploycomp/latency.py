@@ -1,0 +1,245 @@
+"""What heads and neurons cost in milliseconds here: a table measured in ONNX Runtime, and the check of a whole model.
+
+    three layers of the model ─┬─ k heads in the first two    ─ export ─ (INT8) ─ measured side by side ─► ms by heads
+                               ├─ k neurons in the first two                                               ms by neurons
+                               └─ half in the last one: a [CLS] head needs one token of it                ms of the last
+
+Fresh processes, blocks interleaved, as every latency here. The table is additive: what is left is the overhead of
+embeddings, head and session. INT8 graphs quantize their activations while running, which needs no calibration.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from deploycomp.onnxmodel import save_graph
+from deploycomp.recipe import Benchmark, Export, Int8
+
+if TYPE_CHECKING:
+    from deploycomp.compress.prune.costs import Costs
+    from deploycomp.models.model import TorchModel
+    from deploycomp.models.plan import Cut
+
+__all__ = ["Setting", "latency_table", "measure_ratios"]
+
+Progress = Callable[[str, float], None]
+
+LAYERS = 3
+"""Two that are cut alike, whose difference is halved, and the last."""
+WORDS = 1000
+"""Rows of the word embedding in the measured graphs: looking them up costs the same."""
+HEAD_SHARES = (0.0, 0.25, 0.5, 0.75)
+NEURON_SHARES = (0.0, 0.125, 0.25, 0.5, 0.75)
+"""Between these the table is a straight line."""
+BLOCKS, BLOCK_SECONDS = 3, 0.2
+RATIO_BLOCKS, RATIO_SECONDS = 8, 0.25
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where latency is counted.
+
+    Args:
+        batch_size, sequence_length: Of the row.
+        threads: 0 means what this process may use.
+        bits: Weight bits of INT8, or None for FP32.
+        ops, opset: As the recipe exports.
+    """
+
+    batch_size: int = 1
+    sequence_length: int = 128
+    threads: int = 0
+    bits: Literal[7, 8] | None = None
+    ops: Literal["fused", "standard"] = "fused"
+    opset: int = 26
+
+    def benchmark(self, blocks: int, seconds: float) -> Benchmark:
+        """As settings of a measurement."""
+        return Benchmark(
+            batch_size=(self.batch_size,),
+            sequence_length=(self.sequence_length,),
+            threads=(self.threads,) if self.threads else (),
+            blocks=blocks,
+            block_seconds=seconds,
+        )
+
+
+def latency_table(model: TorchModel, setting: Setting, work: Path, *, progress: Progress | None = None) -> Costs:
+    """Measure what heads and neurons cost.
+
+    Args:
+        model: The model before any cut; it stays as it is.
+        setting: Shape, threads and precision.
+        work: An empty folder for the graphs.
+        progress: Called with a message and the share that is done.
+
+    Returns:
+        Milliseconds by units left, for every sublayer.
+
+    Raises:
+        EnvironmentFailed: A measurement failed.
+    """
+    from deploycomp.compress.prune.costs import Costs
+    from deploycomp.compress.prune.sublayers import sublayers
+
+    say = progress or (lambda _message, _share: None)
+    short = _shorten(model)
+    ends = sublayers(short.module, short.anatomy)
+    counts = {part.kind: part.units for part in ends}
+    graphs: dict[str, Path] = {}
+    variants = _variants(short, counts)
+    for number, (name, cuts) in enumerate(variants.items()):
+        say(f"exporting {name}", 0.5 * number / len(variants))
+        graphs[name] = _export(_cut(short, cuts), setting, work / name)
+    times = _times(graphs, setting.benchmark(BLOCKS, BLOCK_SECONDS), lambda text, share: say(text, 0.5 + share / 2))
+    inner = {kind: _curve(times, kind, count, layers=_inner(short)) for kind, count in counts.items()}
+    last = {kind: _last(times, kind, inner[kind]) for kind in counts}
+    tables: dict[str, np.ndarray] = {}
+    whole = sublayers(model.module, model.anatomy)
+    number = max(part.layer for part in whole)
+    uses = len(model.anatomy.layers) if model.anatomy.shared_layers else 1
+    for part in whole:
+        share = last[part.kind] if part.layer == number and not model.anatomy.shared_layers else 1.0
+        tables[part.name] = inner[part.kind] * share * uses
+    rest = times["whole"] - sum(float(inner[kind][-1]) * (_inner(short) + last[kind]) for kind in counts)
+    return Costs("ms", max(0.0, rest), tables)
+
+
+def measure_ratios(
+    models: Mapping[str, TorchModel], setting: Setting, work: Path, *, progress: Progress | None = None
+) -> dict[str, tuple[float, float, float]]:
+    """Measure models side by side.
+
+    Args:
+        models: Name → model; the first is what the others are compared with.
+        setting: Shape, threads and precision.
+        work: An empty folder for the graphs.
+        progress: Called with a message and the share that is done.
+
+    Returns:
+        Name → how many times faster than the first it is, with the bounds of a 95 % interval.
+    """
+    from deploycomp.measure.benchmark import benchmark, ratios
+    from deploycomp.measure.candidate import Candidate
+
+    graphs = {name: _export(_copy(model), setting, work / name) for name, model in models.items()}
+    candidates = [Candidate(name, "onnx", path) for name, path in graphs.items()]
+    result = benchmark(candidates, setting.benchmark(RATIO_BLOCKS, RATIO_SECONDS), progress=progress)
+    first, *others = models
+    found: dict[str, tuple[float, float, float]] = {}
+    for name in others:
+        entry = ratios(result, name, first)[0]
+        low, high = entry["low"] or entry["ratio"], entry["high"] or entry["ratio"]
+        found[name] = (1 / entry["ratio"], 1 / high, 1 / low)
+    return found
+
+
+def _copy(model: TorchModel) -> TorchModel:
+    return replace(model, module=copy.deepcopy(model.module))
+
+
+def _cut(model: TorchModel, cuts: list[Cut]) -> TorchModel:
+    from deploycomp.models.anatomy import describe
+    from deploycomp.models.surgery import apply
+
+    made = _copy(model)
+    for cut in cuts:
+        plan = apply(made.module, made.anatomy, made.plan, cut)
+        anatomy = describe(made.module, made.module.config)  # type: ignore[arg-type]
+        made = replace(made, plan=plan, anatomy=anatomy)
+    return made
+
+
+def _shorten(model: TorchModel) -> TorchModel:
+    """Three layers and few words: the same sublayers, exported in a second."""
+    from deploycomp.models.plan import Layers, Vocabulary
+
+    count = len(model.anatomy.layers)
+    cuts: list[Cut] = []
+    if count > LAYERS:
+        cuts.append(Layers((0, 1, count - 1)))
+    words = int(model.module.get_input_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
+    if words > WORDS:
+        cuts.append(Vocabulary(tuple(range(WORDS))))
+    return _cut(model, cuts)
+
+
+def _inner(model: TorchModel) -> int:
+    """Layers of the short model that are cut alike: uses of the shared one, or all but the last."""
+    count = len(model.anatomy.layers)
+    return count if model.anatomy.shared_layers else max(1, count - 1)
+
+
+def _variants(model: TorchModel, counts: Mapping[str, int]) -> dict[str, list[Cut]]:
+    from deploycomp.models.plan import Heads, Neurons
+
+    shared = model.anatomy.shared_layers
+    inner = 1 if shared else max(1, len(model.anatomy.layers) - 1)
+    made: dict[str, list[Cut]] = {"whole": []}
+    for kind, shares, cut in (("heads", HEAD_SHARES, Heads), ("neurons", NEURON_SHARES, Neurons)):
+        for level in _levels(counts[kind], shares):
+            made[f"{kind}-{level}"] = [cut(layer, tuple(range(level))) for layer in range(inner)]
+        if not shared and len(model.anatomy.layers) > 1:
+            half = tuple(range(counts[kind] // 2))  # with nothing left there, the layer below would be cut short too
+            made[f"{kind}-last"] = [cut(len(model.anatomy.layers) - 1, half)]
+    return made
+
+
+def _levels(count: int, shares: tuple[float, ...]) -> list[int]:
+    return sorted({math.floor(share * count) for share in shares} - {count})
+
+
+def _export(model: TorchModel, setting: Setting, folder: Path) -> Path:
+    """Export a model that nobody else needs, as the recipe would."""
+    from deploycomp.export import export
+    from deploycomp.graph import rewrite
+    from deploycomp.quantize import quantize
+
+    folder.mkdir(parents=True)
+    onnx, _ = export(model, Export(ops=setting.ops), opset=setting.opset)
+    rewrite(onnx)
+    if setting.bits is not None:
+        onnx, _ = quantize(onnx, Int8(), bits=setting.bits, ops=setting.ops, statistics=None, activations="dynamic")
+    path = folder / "model.onnx"
+    save_graph(onnx.model, path, external_data_bytes=Export().external_data_bytes, size=onnx.nbytes)
+    for value in onnx.model.graph.initializers.values():
+        value.const_value = None  # the tracer keeps the graph alive; it need not keep the weights too
+    model.release()
+    return path
+
+
+def _times(graphs: Mapping[str, Path], settings: Benchmark, progress: Progress) -> dict[str, float]:
+    from deploycomp.measure.benchmark import benchmark
+    from deploycomp.measure.candidate import Candidate
+
+    result: dict[str, Any] = benchmark(
+        [Candidate(name, "onnx", path) for name, path in graphs.items()], settings, progress=progress
+    )
+    return {cell["candidate"]: float(cell["p50_ms"]) for cell in result["cells"]}
+
+
+def _curve(times: Mapping[str, float], kind: str, count: int, *, layers: int) -> np.ndarray:
+    """Milliseconds of one sublayer with 0, 1, … units: a line through the measured points that never falls."""
+    points = {0: times[f"{kind}-0"], count: times["whole"]}
+    for name, value in times.items():
+        if name.startswith(f"{kind}-") and not name.endswith("last"):
+            points[int(name.rpartition("-")[2])] = value
+    places = sorted(points)
+    values = np.maximum.accumulate([(points[place] - points[0]) / layers for place in places])
+    return np.interp(np.arange(count + 1), places, values)
+
+
+def _last(times: Mapping[str, float], kind: str, inner: np.ndarray) -> float:
+    """What the last layer's sublayer costs, as a share of another layer's."""
+    count = len(inner) - 1
+    half = float(inner[count] - inner[count // 2])
+    if f"{kind}-last" not in times or half <= 0:
+        return 1.0
+    return float(np.clip((times["whole"] - times[f"{kind}-last"]) / half, 0.0, 1.0))

@@ -1,0 +1,348 @@
+"""The pruning steps: rows to score on, costs to meet the goal by, and a goal that is met as measured.
+
+    rows ─ costs (a latency table, or counted) ─ rounds ─ measured against the source ─ corrected ─ recovered
+
+A speed-up is what ONNX Runtime shows at the recipe's precision, shape and threads, not what was predicted.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from deploycomp.context import Context
+from deploycomp.errors import GateFailed, InputRefused, UsageError, VerificationFailed
+from deploycomp.onnxmodel import Facts
+from deploycomp.recipe import DropLayers, Int8, Prune, PruneFfn, PruneHeads, PruneVocabulary
+
+if TYPE_CHECKING:
+    from deploycomp.compress.batches import Batch
+    from deploycomp.compress.prune.costs import Costs
+    from deploycomp.compress.prune.prune import Pruner
+    from deploycomp.models.model import TorchModel
+
+__all__ = ["DropLayersStep", "PruneStep", "PruneVocabularyStep"]
+
+Pruning = Prune | PruneHeads | PruneFfn
+
+ROWS = 1024
+"""Calibration rows, as far as `TOKENS` reaches."""
+TOKENS = 10_000
+"""Real tokens that are scored and fitted on: six for each unknown of the widest fit of a MiniLM (methods.md A)."""
+HELD_OUT_TOKENS = 6_000
+
+TOLERANCE = 0.02
+"""A measured speed-up this near to the goal has met it."""
+CORRECTIONS = 3
+"""Rounds more, where the table was wrong by more than that."""
+
+KINDS = {"prune": ("heads", "neurons"), "prune_heads": ("heads",), "prune_ffn": ("neurons",)}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a torch step learns from and judges its choices on."""
+
+    batches: Sequence[Batch]
+    held_out: Sequence[Batch]
+    facts: Facts
+
+
+def _rows(model: TorchModel, context: Context, step: str) -> _Rows:
+    from deploycomp.calibration import find_calibration
+    from deploycomp.compress.batches import make_batches
+
+    found, why = find_calibration(context.recipe, model, context.judged, rows=ROWS)
+    hint = "--calibration train.jsonl (labels are not needed)"
+    if found is None:
+        raise UsageError(f"{step} needs rows to learn from", why=why, hint=hint)
+    if not found.held_out_feeds:
+        rows = f"{found.facts['data']} gives no rows to judge choices on"
+        raise UsageError(f"{step} needs rows to judge its choices on", why=rows, hint="give more rows, and real ones")
+    pad = model.tokenizer.pad_token_id or 0
+    batches = make_batches(found.feeds, pad_token_id=pad, limit=TOKENS)
+    held_out = make_batches(found.held_out_feeds, pad_token_id=pad, limit=HELD_OUT_TOKENS)
+    counts = {
+        "rows": sum(batch.rows for batch in batches),
+        "tokens": sum(int(batch.mask.sum()) for batch in batches),
+        "held_out_rows": sum(batch.rows for batch in held_out),
+    }
+    return _Rows(batches, held_out, {**found.facts, **counts})
+
+
+class PruneStep:
+    """torch → torch: heads, neurons or both, down to a goal."""
+
+    def require(self, config: Pruning, context: Context) -> None:
+        """A speed-up is measured on this CPU, for CPUs."""
+        if config.speedup is not None and context.target == "cuda":
+            raise UsageError(
+                "a speed-up on a GPU cannot be measured here", why="the target is cuda", hint="--prune flops=0.6"
+            )
+
+    def apply(self, config: Pruning, model: TorchModel, context: Context) -> tuple[TorchModel, Facts]:
+        """Prune in rounds, meet the goal as measured, and recover where that was asked for."""
+        from deploycomp.compress.prune.prune import Method, Pruner
+
+        _refuse_unknown(model, config)
+        rows = _rows(model, context, config.step)
+        work = context.work / config.step
+        costs, budget, table = self._costs(config, model, context, work)
+        pruner = Pruner(model, rows.batches, rows.held_out, costs, Method(kinds=KINDS[config.step]))
+        say = _part(context.say, 0.3, 0.8)
+        trail = _rounds(pruner, costs, budget, config, say)
+        measured: list[Facts] = []
+        if config.speedup is not None:
+            trail, measured = _meet(pruner, model, config, context, work, trail, budget)
+        finished = _finish(pruner, model, rows, config, _part(context.say, 0.9, 1.0))
+        facts: Facts = {
+            "goal": config.model_dump(include={"speedup", "flops", "parameters"}, exclude_none=True),
+            "calibration": rows.facts,
+            "units": {
+                part.name: {"kept": pruner.levels()[part.name], "of": part.units, "size": part.size}
+                for part in pruner.whole
+            },
+            "parameters": {"before": model.parameters, "after": pruner.model.parameters},
+            "divergence": pruner.divergence(),
+            "trail": trail,
+            "measured": measured,
+            "table": table,
+            **finished,
+        }
+        return replace(pruner.model, notes=model.notes), facts
+
+    def ensure(self, config: Pruning, model: TorchModel, facts: Facts, context: Context) -> None:
+        """Something went, and answers are still numbers."""
+        if facts["parameters"]["after"] >= facts["parameters"]["before"]:
+            raise VerificationFailed(f"{config.step} removed nothing", why=f"the goal was {facts['goal']}")
+        if not facts["divergence"] < float("inf"):
+            raise VerificationFailed(f"{config.step} left a model that answers with NaN")
+
+    def _costs(
+        self, config: Pruning, model: TorchModel, context: Context, work: Path
+    ) -> tuple[Costs, float, Facts | None]:
+        from deploycomp.compress.prune.costs import flops, parameters
+        from deploycomp.compress.prune.sublayers import sublayers
+        from deploycomp.latency import latency_table
+
+        parts = sublayers(model.module, model.anatomy)
+        hidden = model.anatomy.hidden_size
+        if config.speedup is not None:
+            costs = latency_table(model, _setting(config, context), work / "table", progress=_part(context.say, 0, 0.3))
+            table = {name: [round(float(each), 4) for each in values] for name, values in costs.tables.items()}
+            return costs, costs.whole / config.speedup, {"rest_ms": costs.rest, "ms": table}
+        if config.flops is not None:
+            uses = len(model.anatomy.layers) if model.anatomy.shared_layers else 1
+            costs = flops(parts, hidden=hidden, uses=uses)
+            return costs, costs.whole * config.flops, None
+        assert config.parameters is not None
+        costs = parameters(parts, hidden=hidden, total=model.parameters)
+        return costs, costs.whole * config.parameters, None
+
+
+def _refuse_unknown(model: TorchModel, config: Pruning) -> None:
+    from deploycomp.models.surgery import uncuttable_heads
+
+    why = uncuttable_heads(model.module, model.anatomy)
+    if not model.anatomy.known or (why is not None and config.step != "prune_ffn"):
+        raise InputRefused(
+            f"{model.anatomy.model_type} cannot be pruned by {config.step}",
+            where=model.source.name,
+            why=why or "it is not in the table of anatomies",
+            hint="prune_ffn leaves heads alone" if model.anatomy.known else "leave the step away",
+        )
+
+
+def _setting(config: Pruning, context: Context) -> Any:
+    from deploycomp.latency import Setting
+    from deploycomp.runtime.cpu import why_weight_bits
+
+    int8 = any(isinstance(step, Int8) for step in context.recipe.steps)
+    bits: Literal[7, 8] | None = (7 if why_weight_bits(context.target)[0] == 7 else 8) if int8 else None
+    export = context.recipe.export
+    shape = config.batch_size, config.sequence_length, config.threads
+    return Setting(*shape, bits, export.ops, context.recipe.opset)
+
+
+def _part(say: Callable[[str, float], None], start: float, end: float) -> Callable[[str, float], None]:
+    return lambda message, share: say(message, start + (end - start) * min(share, 1.0))
+
+
+def _rounds(
+    pruner: Pruner, costs: Costs, budget: float, config: Pruning, say: Callable[[str, float], None]
+) -> list[Facts]:
+    """Go down to the budget in equal ratios."""
+    start, trail = costs.whole, [{"round": 0, "cost": costs.whole, "divergence": 0.0}]
+    for number in range(1, config.rounds + 1):
+        say(f"round {number} of {config.rounds}", (number - 1) / config.rounds)
+        trail.append(_advance(pruner, start * (budget / start) ** (number / config.rounds), number, config))
+    return trail
+
+
+def _advance(pruner: Pruner, budget: float, number: int, config: Pruning) -> Facts:
+    try:
+        levels = pruner.advance(budget, seed=number)
+    except ValueError as error:
+        goal = config.model_dump(include={"speedup", "flops", "parameters"}, exclude_none=True)
+        raise GateFailed(
+            "the goal cannot be reached by pruning",
+            why=f"{error}: embeddings, head and overhead cost more",
+            hint=f"a smaller goal than {goal}",
+        ) from None
+    return {"round": number, "cost": pruner.costs.total(levels), "divergence": pruner.divergence()}
+
+
+def _meet(
+    pruner: Pruner,
+    model: TorchModel,
+    config: Pruning,
+    context: Context,
+    work: Path,
+    trail: list[Facts],
+    budget: float,
+) -> tuple[list[Facts], list[Facts]]:
+    """Measure the winner against the model it was, and go on, or back a little, until the goal is met."""
+    from deploycomp.latency import measure_ratios
+
+    assert config.speedup is not None
+    measured: list[Facts] = []
+    predicted = pruner.costs.total(pruner.levels())
+    for number in range(CORRECTIONS + 1):
+        pair = {"before": model, "after": pruner.model}
+        folder = work / f"measured-{number}"
+        say = _part(context.say, 0.8 + 0.1 * number / CORRECTIONS, 0.9)
+        speedup, low, high = measure_ratios(pair, _setting(config, context), folder, progress=say)["after"]
+        measured.append(
+            {
+                "predicted": pruner.costs.whole / predicted,
+                "speedup": speedup,
+                "low": low,
+                "high": high,
+                "cost": predicted,
+            }
+        )
+        short = config.speedup / speedup
+        if short <= 1 + TOLERANCE or number == CORRECTIONS:
+            break
+        budget = predicted / short
+        trail = [*trail, _advance(pruner, budget, len(trail), config)]
+        predicted = pruner.costs.total(pruner.levels())
+    return trail, measured
+
+
+def _finish(
+    pruner: Pruner, model: TorchModel, rows: _Rows, config: Pruning, say: Callable[[str, float], None]
+) -> Facts:
+    """Refit norms and head where that helps on held-out rows, and distil where minutes were given."""
+    from deploycomp.compress.recover import recover
+    from deploycomp.compress.refit import keep_if_better, refit_head, refit_norms
+
+    student, answers, anatomy = pruner.model.module, pruner.answers, model.anatomy
+    before = answers.record(model.module, rows.batches)
+    refits: list[Facts] = []
+    for name, change in (
+        ("norms", lambda: refit_norms(answers, student, model.module, anatomy, rows.batches)),
+        ("head", lambda: refit_head(answers, student, before, rows.batches)),
+    ):
+        kept, old, new = keep_if_better(student, change, pruner.divergence)
+        refits.append({"what": name, "kept": kept, "before": old, "after": new})
+    if not config.recover:
+        return {"refits": refits, "recovery": None}
+    facts = recover(
+        answers, student, model.module, anatomy, rows.batches, rows.held_out, minutes=config.recover, progress=say
+    )
+    return {"refits": refits, "recovery": facts}
+
+
+class DropLayersStep:
+    """torch → torch: whole layers."""
+
+    def require(self, config: DropLayers, context: Context) -> None:
+        """Nothing can be known before the model is."""
+
+    def apply(self, config: DropLayers, model: TorchModel, context: Context) -> tuple[TorchModel, Facts]:
+        """Drop, one at a time, the layer whose absence changes held-out answers least."""
+        from deploycomp.compress.answers import Answers
+        from deploycomp.compress.prune.layers import drop_layers
+
+        if not model.anatomy.known:
+            raise InputRefused(f"layers of {model.anatomy.model_type} are not known", where=model.source.name)
+        rows = _rows(model, context, config.step)
+        made, trail = drop_layers(
+            Answers(model), model, rows.batches, rows.held_out, config.count, progress=context.say
+        )
+        sizes = {"before": model.parameters, "after": made.parameters}
+        return made, {"calibration": rows.facts, "trail": trail, "parameters": sizes}
+
+    def ensure(self, config: DropLayers, model: TorchModel, facts: Facts, context: Context) -> None:
+        """Fewer parameters, where layers have their own."""
+        if facts["parameters"]["after"] >= facts["parameters"]["before"] and not model.anatomy.shared_layers:
+            raise VerificationFailed("drop_layers removed nothing")
+
+
+class PruneVocabularyStep:
+    """torch → torch: pieces of the vocabulary, in embedding and tokenizer."""
+
+    def require(self, config: PruneVocabulary, context: Context) -> None:
+        """A corpus is named, or calibration data is."""
+
+    def apply(self, config: PruneVocabulary, model: TorchModel, context: Context) -> tuple[TorchModel, Facts]:
+        """Keep what the corpus needs, write the new tokenizer, and load the result as any checkpoint."""
+        from deploycomp.compress.prune.vocabulary import compare, prune_vocabulary, rewrite_files
+        from deploycomp.models import checkpoint, resolve
+        from deploycomp.models.load import load
+        from deploycomp.models.plan import Vocabulary
+        from deploycomp.models.surgery import apply
+
+        corpus, held_out, name = _corpus(model, config, context)
+        before = model.tokenizer.backend_tokenizer.to_str()
+        found = prune_vocabulary(before, corpus, pad_token_id=model.tokenizer.pad_token_id, progress=context.say)
+        change = compare(before, found, held_out)
+        module: Any = copy.deepcopy(model.module)
+        plan = apply(module, model.anatomy, model.plan, Vocabulary(found.kept))
+        cut = replace(model, module=module, plan=plan, config=module.config)
+        folder = context.work / "prune_vocabulary"
+        folder.mkdir()
+        checkpoint.save(cut, folder)
+        rewrite_files(folder / model.source.encoder.relative_to(model.source.path), found)
+        made = load(resolve(folder), model.task)
+        facts: Facts = {
+            "corpus": name,
+            "pieces": {"before": found.pieces, "after": len(found.kept)},
+            "parameters": {"before": model.parameters, "after": made.parameters},
+            "held_out": {"rows": change.rows, "changed": change.changed, "examples": list(change.examples)},
+        }
+        return made, facts
+
+    def ensure(self, config: PruneVocabulary, model: TorchModel, facts: Facts, context: Context) -> None:
+        """Pieces went."""
+        if facts["pieces"]["after"] >= facts["pieces"]["before"]:
+            raise VerificationFailed("prune_vocabulary removed nothing", why=f"{facts['corpus']} needs every piece")
+
+
+def _corpus(model: TorchModel, config: PruneVocabulary, context: Context) -> tuple[list[Any], list[Any], str]:
+    """Texts that the vocabulary must serve, and those that were judged on where there are any."""
+    from deploycomp.assess import read_rows, source_predictor
+    from deploycomp.calibration import training_place
+    from deploycomp.evaluate import inputs_of
+
+    place = (config.corpus, None) if config.corpus is not None else training_place(context.recipe, context.judged)
+    if place is None:
+        raise UsageError("prune_vocabulary needs a corpus", hint="--calibration train.jsonl, or corpus: in the recipe")
+    data, split = place
+    rows = read_rows(model, data, split=split, labeled=False)
+    predictor = source_predictor(model)
+    texts = _flat(inputs_of(rows, predictor))
+    unseen = _flat(inputs_of(context.judged, predictor)) if context.judged is not None else []
+    return texts, unseen, rows.name
+
+
+def _flat(inputs: list[Any]) -> list[Any]:
+    """Texts and pairs as they are; the words of token classification one by one, as they stand in a sentence."""
+    flat: list[Any] = []
+    for each in inputs:
+        flat += [f" {word}" for word in each] + list(each) if isinstance(each, list) else [each]
+    return flat

@@ -1,0 +1,77 @@
+"""What a compressing step cut, in words and bars, from its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from deploycomp.report import format as fmt
+from deploycomp.report.text import shorten
+
+__all__ = ["COMPRESSION_WORDS", "unit_lines"]
+
+BAR = 16
+"""Letters of a full bar."""
+
+
+def unit_lines(units: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Draw what is left: a line for each layer, a bar for its heads and one for its neurons."""
+    layers = sorted({int(name.partition(".")[0]) for name in units})
+    lines: list[str] = []
+    for layer in layers:
+        parts = [
+            f"{kind} {_bar(units[f'{layer}.{kind}'])}" for kind in ("heads", "neurons") if f"{layer}.{kind}" in units
+        ]
+        lines.append(f"  layer {layer:>2}  " + "  ".join(parts))
+    return lines
+
+
+def _bar(unit: Mapping[str, int]) -> str:
+    full = round(BAR * unit["kept"] / unit["of"]) if unit["of"] else 0
+    return f"{'█' * full}{'░' * (BAR - full)} {unit['kept']:>4} of {unit['of']:<4}"
+
+
+def _prune(facts: Mapping[str, Any]) -> Iterator[str]:
+    units, sizes = facts["units"], facts["parameters"]
+    for kind in ("heads", "neurons"):
+        of = sum(each["of"] for name, each in units.items() if name.endswith(kind))
+        kept = sum(each["kept"] for name, each in units.items() if name.endswith(kind))
+        if kept < of:
+            yield f"{kept} of {of} {kind} stay"
+    yield f"{fmt.count(sizes['before'])} parameters became {fmt.count(sizes['after'])}"
+    for each in facts["measured"][-1:]:
+        ends = f"{each['low']:.2f} to {each['high']:.2f}"
+        yield f"measured {each['speedup']:.2f} times faster ({ends}), predicted {each['predicted']:.2f}"
+    rows = facts["calibration"]
+    yield f"scored on {rows['rows']} rows of {shorten(rows['data'])}, chosen on {rows['held_out_rows']} others"
+    for refit in facts["refits"]:
+        what = "kept" if refit["kept"] else "not kept"
+        yield f"{refit['what']} refitted, {what}: divergence {refit['before']:.4g} → {refit['after']:.4g}"
+    if recovery := facts["recovery"]:
+        yield (
+            f"distilled for {recovery['steps']} steps in {recovery['seconds']:.0f} s: "
+            f"divergence {recovery['before']:.4g} → {recovery['after']:.4g}"
+        )
+
+
+def _drop_layers(facts: Mapping[str, Any]) -> Iterator[str]:
+    for each in facts["trail"]:
+        yield f"layer {each['dropped']} dropped: divergence {each['divergence']:.4g}"
+
+
+def _vocabulary(facts: Mapping[str, Any]) -> Iterator[str]:
+    pieces, held_out = facts["pieces"], facts["held_out"]
+    yield f"{pieces['after']:,} of {pieces['before']:,} pieces stay: those that {shorten(facts['corpus'])} needs"
+    if held_out["rows"]:
+        share = fmt.percent(held_out["changed"] / held_out["rows"], 1)
+        yield f"{held_out['changed']} of {held_out['rows']} judged rows ({share}) are cut into other pieces"
+
+
+COMPRESSION_WORDS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+    "prune": _prune,
+    "prune_heads": _prune,
+    "prune_ffn": _prune,
+    "drop_layers": _drop_layers,
+    "prune_vocabulary": _vocabulary,
+}
+"""Name of a step → what its facts say."""

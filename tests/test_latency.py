@@ -1,0 +1,101 @@
+"""The latency table from measured points, and the goal that is met as measured: clocks are replaced by arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploycomp import latency, prunestep
+from deploycomp.compress.prune.sublayers import sublayers
+from deploycomp.compression import compress_model
+from deploycomp.latency import Setting, latency_table
+from deploycomp.models import resolve
+from deploycomp.models.load import load
+from deploycomp.recipe import Calibrate, Export, Prune, Recipe
+from tests import tiny
+from tests.cli import made
+
+OVERHEAD, HEAD, NEURON = 1.0, 0.5, 0.01
+
+
+def clock(graphs: Mapping[str, Path], *_: Any) -> dict[str, float]:
+    """What a machine would show on which a head takes half a millisecond, and a neuron a hundredth."""
+    times: dict[str, float] = {}
+    inner = tiny.LAYERS - 1
+    whole = OVERHEAD + tiny.LAYERS * (HEAD * tiny.HEADS + NEURON * tiny.INTERMEDIATE)
+    unit = {"heads": (HEAD, tiny.HEADS), "neurons": (NEURON, tiny.INTERMEDIATE)}
+    for name in graphs:
+        kind, _, level = name.partition("-")
+        if name == "whole":
+            times[name] = whole
+        elif level == "last":
+            cost, count = unit[kind]
+            times[name] = whole - cost * (count - count // 2)
+        else:
+            cost, count = unit[kind]
+            times[name] = whole - inner * cost * (count - int(level))
+    return times
+
+
+def test_the_table_is_what_the_clock_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(latency, "_times", clock)
+    model = load(resolve(made.model()))
+    costs = latency_table(model, Setting(), tmp_path)
+    for part in sublayers(model.module, model.anatomy):
+        one = HEAD if part.kind == "heads" else NEURON
+        np.testing.assert_allclose(costs.tables[part.name], one * np.arange(part.units + 1), rtol=1e-6)
+    assert costs.rest == pytest.approx(OVERHEAD)
+    assert costs.whole == pytest.approx(clock({"whole": tmp_path})["whole"])
+
+
+def test_the_measured_graphs_have_the_units_that_they_are_named_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    import onnx_ir as ir
+
+    monkeypatch.setattr(latency, "_times", clock)
+    latency_table(load(resolve(made.model())), Setting(), tmp_path)
+    graph = ir.load(tmp_path / "heads-2" / "model.onnx").graph
+    heads = [node.attributes["q_num_heads"].value for node in graph if node.op_type == "Attention"]
+    assert heads == [2, tiny.HEADS]
+    none = ir.load(tmp_path / "heads-0" / "model.onnx").graph
+    assert sum(node.op_type == "Attention" for node in none) == tiny.LAYERS - 1
+
+
+def prune(monkeypatch: pytest.MonkeyPatch, folder: Path, measured: list[float]) -> dict[str, Any]:
+    shown = itertools.chain(measured, itertools.repeat(measured[-1]))
+    monkeypatch.setattr(latency, "_times", clock)
+
+    def ratios(*_: Any, **__: Any) -> dict[str, tuple[float, float, float]]:
+        value = next(shown)
+        return {"after": (value, value - 0.01, value + 0.01)}
+
+    monkeypatch.setattr(latency, "measure_ratios", ratios)
+    rows = made.write_rows(folder / "train.jsonl", [{"text": text} for text in tiny.texts(80, seed=2)])
+    recipe = Recipe.model_validate({
+        "model": str(made.model()),
+        "steps": (Prune(speedup=1.4), Export()),
+        "calibrate": Calibrate(data=str(rows), rows=50, held_out=30),
+    })  # fmt: skip
+    return compress_model(recipe, folder / "out").report["steps"][0]["facts"]
+
+
+def test_a_goal_that_is_met_needs_no_correction(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    facts = prune(monkeypatch, tmp_path, [1.41])
+    assert len(facts["measured"]) == 1
+    assert facts["measured"][0]["predicted"] >= 1.4
+
+
+def test_a_goal_that_is_missed_is_gone_on_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    facts = prune(monkeypatch, tmp_path, [1.2, 1.41])
+    assert [each["speedup"] for each in facts["measured"]] == [1.2, 1.41]
+    assert facts["measured"][1]["cost"] < facts["measured"][0]["cost"]
+    assert len(facts["trail"]) == 1 + Prune(speedup=1.4).rounds + 1
+
+
+def test_corrections_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    facts = prune(monkeypatch, tmp_path, [1.3, 1.32, 1.33, 1.34])
+    assert len(facts["measured"]) == prunestep.CORRECTIONS + 1
