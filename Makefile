@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format test-compat bench-peers bench-accuracy bench-gate bench-cost readme-table lock clean
+.PHONY: help demo test check format test-compat bench-peers bench-accuracy bench-gate bench-prune bench-cost readme-table lock clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -38,6 +38,9 @@ bench-accuracy: $(VENV)/.installed-dev  ## What INT8 costs in answers, on six ta
 
 bench-gate: $(VENV)/.installed-dev  ## The gate on this machine: false alarms, slowdowns, others beside it.
 	$(BIN)/python benchmarks/gate/run.py --peers
+
+bench-prune: $(VENV)/.installed-dev  ## Pruning: accuracy by measured speed, ours and four other methods.
+	$(BIN)/python benchmarks/prune/run.py
 
 bench-cost: $(VENV)/.installed-dev  ## Time and memory of the export itself.
 	$(BIN)/python benchmarks/cost.py

@@ -93,10 +93,10 @@ class PruneStep:
         costs, budget, table = self._costs(config, model, context, work)
         pruner = Pruner(model, rows.batches, rows.held_out, costs, Method(kinds=KINDS[config.step]))
         say = _part(context.say, 0.3, 0.8)
-        trail = _rounds(pruner, costs, budget, config, say)
+        trail, before = _rounds(pruner, costs, budget, config, say)
         measured: list[Facts] = []
         if config.speedup is not None:
-            trail, measured = _meet(pruner, model, config, context, work, trail, budget)
+            trail, measured = _meet(pruner, model, before, config, context, work, trail)
         finished = _finish(pruner, model, rows, config, _part(context.say, 0.9, 1.0))
         facts: Facts = {
             "goal": config.model_dump(include={"speedup", "flops", "parameters"}, exclude_none=True),
@@ -173,13 +173,15 @@ def _part(say: Callable[[str, float], None], start: float, end: float) -> Callab
 
 def _rounds(
     pruner: Pruner, costs: Costs, budget: float, config: Pruning, say: Callable[[str, float], None]
-) -> list[Facts]:
-    """Go down to the budget in equal ratios."""
+) -> tuple[list[Facts], TorchModel]:
+    """Go down to the budget in equal ratios; the student before the last round is kept, to go back to."""
     start, trail = costs.whole, [{"round": 0, "cost": costs.whole, "divergence": 0.0}]
+    before = pruner.model
     for number in range(1, config.rounds + 1):
         say(f"round {number} of {config.rounds}", (number - 1) / config.rounds)
+        before = pruner.snapshot() if number == config.rounds else before
         trail.append(_advance(pruner, start * (budget / start) ** (number / config.rounds), number, config))
-    return trail
+    return trail, before
 
 
 def _advance(pruner: Pruner, budget: float, number: int, config: Pruning) -> Facts:
@@ -198,11 +200,11 @@ def _advance(pruner: Pruner, budget: float, number: int, config: Pruning) -> Fac
 def _meet(
     pruner: Pruner,
     model: TorchModel,
+    before: TorchModel,
     config: Pruning,
     context: Context,
     work: Path,
     trail: list[Facts],
-    budget: float,
 ) -> tuple[list[Facts], list[Facts]]:
     """Measure the winner against the model it was, and go on, or back a little, until the goal is met."""
     from deploycomp.latency import measure_ratios
@@ -225,10 +227,12 @@ def _meet(
             }
         )
         short = config.speedup / speedup
-        if short <= 1 + TOLERANCE or number == CORRECTIONS:
+        if abs(short - 1) <= TOLERANCE or number == CORRECTIONS:
             break
-        budget = predicted / short
-        trail = [*trail, _advance(pruner, budget, len(trail), config)]
+        if short < 1:  # more went than was asked for
+            pruner.model = before
+            before = pruner.snapshot()
+        trail = [*trail, _advance(pruner, predicted / short, len(trail), config)]
         predicted = pruner.costs.total(pruner.levels())
     return trail, measured
 

@@ -96,6 +96,12 @@ def test_a_goal_that_is_missed_is_gone_on_for(monkeypatch: pytest.MonkeyPatch, t
     assert len(facts["trail"]) == 1 + Prune(speedup=1.4).rounds + 1
 
 
+def test_a_goal_that_is_passed_is_gone_back_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    facts = prune(monkeypatch, tmp_path, [1.7, 1.41])
+    assert [each["speedup"] for each in facts["measured"]] == [1.7, 1.41]
+    assert facts["measured"][1]["cost"] > facts["measured"][0]["cost"]
+
+
 def test_corrections_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     facts = prune(monkeypatch, tmp_path, [1.3, 1.32, 1.33, 1.34])
     assert len(facts["measured"]) == prunestep.CORRECTIONS + 1

@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from deploycomp.report.markdown import to_markdown
     from deploycomp.report.schema import SCHEMA, load_schema
     from deploycomp.report.table import plain_lines, summary_table
-    from deploycomp.report.terminal import benchmark_tables, doctor_lines, evaluation_lines, inspection_lines
+    from deploycomp.report.terminal import doctor_lines, evaluation_lines, inspection_lines
     from deploycomp.report.verdict import build_verdict, headline
     from deploycomp.report.write import write_report
 
 __all__ = [
     "SCHEMA",
-    "benchmark_tables",
     "build_verdict",
     "compression_lines",
     "doctor_lines",
@@ -41,7 +40,7 @@ _HOME = {
     "markdown": ("to_markdown",),
     "schema": ("SCHEMA", "load_schema"),
     "table": ("plain_lines", "summary_table"),
-    "terminal": ("benchmark_tables", "doctor_lines", "evaluation_lines", "inspection_lines"),
+    "terminal": ("doctor_lines", "evaluation_lines", "inspection_lines"),
     "verdict": ("build_verdict", "headline"),
     "write": ("write_report",),
 }

@@ -1,19 +1,16 @@
-"""What `evaluate`, `benchmark` and `doctor` print for people; `--json` prints the same facts as they are."""
+"""What `evaluate`, `inspect` and `doctor` print for people; `--json` prints the same facts as they are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deploycomp.report import format as fmt
 from deploycomp.report.cuts import unit_lines
 from deploycomp.report.text import shorten
 from deploycomp.report.verdict import change_words
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-__all__ = ["benchmark_tables", "doctor_lines", "evaluation_lines", "inspection_lines"]
+__all__ = ["doctor_lines", "evaluation_lines", "inspection_lines"]
 
 MOST_LABELS = 8
 """Labels that `inspect` prints; the rest is counted."""
@@ -37,38 +34,6 @@ def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
             main = shorten(fmt.metric_name(evaluation["metric"]))
             lines.append(f"  change of {main} against the source {change_words(dict(evaluation), name)}")
     return lines
-
-
-def benchmark_tables(benchmark: Mapping[str, Any]) -> list[Table]:
-    """Draw the `benchmark` part of a report: the candidates, then every cell."""
-    who = _table("", "size", "load", "peak memory")
-    for name, facts in benchmark["candidates"].items():
-        sizes = fmt.megabytes(facts["bytes"]), fmt.milliseconds(facts["load_ms"])
-        _add(who, name, *sizes, fmt.megabytes(facts["peak_rss_bytes"]))
-    cells = _table("", "threads", "rows × tokens", "p50 ms", "p90 ms", "p99 ms", "rows/s")
-    shape = ("threads", "batch_size", "sequence_length")
-    for cell in sorted(benchmark["cells"], key=lambda each: [each[key] for key in shape]):  # stable: candidates stay
-        times = (fmt.significant(cell[key]) for key in ("p50_ms", "p90_ms", "p99_ms", "throughput_per_s"))
-        where = f"{cell['batch_size']}×{cell['sequence_length']}"
-        _add(cells, cell["candidate"], str(cell["threads"]), where, *times)
-    return [who, cells]
-
-
-def _table(*heads: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="right" if place else "left", overflow="fold")
-    return table
-
-
-def _add(table: Table, *fields: str) -> None:
-    """Add a row of which nothing is read as markup."""
-    from rich.text import Text
-
-    table.add_row(*(Text(shorten(each)) for each in fields))
 
 
 def doctor_lines(facts: Mapping[str, Any]) -> list[str]:

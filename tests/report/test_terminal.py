@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import io
-
-from deploycomp.report import benchmark_tables, doctor_lines, evaluation_lines
+from deploycomp.report import doctor_lines, evaluation_lines
 from tests.report.example import wins
 
 
@@ -20,22 +18,6 @@ def test_evaluation_lines_without_a_source():
     lines = evaluation_lines({**evaluation, "split": "test", "scores": alone, "agreement": {}, "drop": {}})
     assert lines[:2] == ["sst2/validation.jsonl, split test: 872 rows", "my-artifact"]
     assert len(lines) == 4
-
-
-def test_benchmark_tables_hold_every_cell_and_read_no_markup():
-    from rich.console import Console
-
-    benchmark = wins()["benchmark"]
-    benchmark["candidates"]["[red]x[/]"] = benchmark["candidates"]["fp32"]
-    console = Console(file=io.StringIO(), width=100)
-    for table in benchmark_tables(benchmark):
-        console.print(table)
-    text = console.file.getvalue()
-    assert "[red]x[/]" in text
-    for cell in benchmark["cells"]:
-        assert f"{cell['batch_size']}×{cell['sequence_length']}" in text
-    assert "0.610" in text
-    assert "131 MB" in text
 
 
 def test_doctor_lines_on_this_machine():

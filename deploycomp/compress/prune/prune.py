@@ -134,6 +134,10 @@ class Pruner:
         losses = predicted_losses(self.model.module, parts, curvature, score=score, floor=floor)
         return allocate(parts, losses, self._left(), budget)
 
+    def snapshot(self) -> TorchModel:
+        """A copy of the student as it is, to go back to."""
+        return replace(self.model, module=copy.deepcopy(self.model.module))
+
     def levels(self) -> dict[str, int]:
         """Units left by sublayer's name, those of which nothing is left too."""
         now = {part.name: part.units for part in sublayers(self.model.module, self.model.anatomy)}
