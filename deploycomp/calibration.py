@@ -44,6 +44,8 @@ class Calibration:
     """Rows of the same data that calibrate nothing; None where there are none."""
     held_out_feeds: Sequence[dict[str, np.ndarray]] = ()
     """What the graph is fed for them."""
+    rows: Rows | None = None
+    """What `feeds` were made of; None where it is random."""
 
 
 class _Feeds(Sequence[Any]):
@@ -63,7 +65,7 @@ class _Feeds(Sequence[Any]):
 
 
 def find_calibration(
-    recipe: Recipe, model: TorchModel, judged: Rows | None, *, rows: int = ROWS
+    recipe: Recipe, model: TorchModel, judged: Rows | None, *, rows: int = ROWS, labeled: bool = False
 ) -> tuple[Calibration | None, str]:
     """Read the calibration rows of a recipe.
 
@@ -72,6 +74,7 @@ def find_calibration(
         model: What is calibrated.
         judged: The rows that the result will be judged on.
         rows: How many, where the recipe does not say.
+        labeled: Whether every row must have a label.
 
     Returns:
         The rows, or None, and a sentence that says why there are none.
@@ -89,7 +92,7 @@ def find_calibration(
     if place is None:
         return None, "no calibration data was given, and the evaluation data has no train split beside it"
     try:
-        found = _load(place, asked, recipe.evaluate, model)
+        found = _load(place, asked, recipe.evaluate, model, labeled=labeled)
     except DeploycompError as error:
         if asked.data is not None:
             raise
@@ -104,11 +107,12 @@ def find_calibration(
     rows = asked.rows or rows
     picked = random.Random(SEED).sample(range(len(found)), min(len(found), rows + asked.held_out))
     facts = {"data": found.name, "split": found.split, "rows": min(rows, len(picked)), "digest": found.digest}
-    feeds = _Feeds(predictor, inputs_of(_take(found, picked[:rows]), predictor))
+    taken = _take(found, picked[:rows])
+    feeds = _Feeds(predictor, inputs_of(taken, predictor))
     if not picked[rows:]:
-        return Calibration(feeds, facts, None), ""
+        return Calibration(feeds, facts, None, rows=taken), ""
     rest = _take(found, picked[rows:])
-    return Calibration(feeds, facts, rest, _Feeds(predictor, inputs_of(rest, predictor))), ""
+    return Calibration(feeds, facts, rest, _Feeds(predictor, inputs_of(rest, predictor)), taken), ""
 
 
 def graph_predictor(recipe: Recipe, model: TorchModel) -> Predictor:
@@ -146,20 +150,23 @@ def _same(found: Rows, judged: Rows) -> bool:
     return inputs == found.rows
 
 
-def _load(place: tuple[str, str | None], asked: Calibrate, evaluate: Evaluate | None, model: TorchModel) -> Rows:
+def _load(
+    place: tuple[str, str | None], asked: Calibrate, evaluate: Evaluate | None, model: TorchModel, *, labeled: bool
+) -> Rows:
     from deploycomp.assess import read_rows
 
     data, split = place
     named = asked.columns or (evaluate.columns if evaluate is not None and asked.data is None else {})
-    labeled = evaluate is not None and evaluate.max_drop is not None  # ranges need no labels, a goal does
+    labeled |= evaluate is not None and evaluate.max_drop is not None  # ranges need no labels, a goal does
     return read_rows(model, data, split=split, columns=named, labeled=labeled)
 
 
 def _take(rows: Rows, indices: Sequence[int]) -> Rows:
+    """Rows in the order they were drawn: who needs fewer takes the first, and data is often sorted by label."""
     from deploycomp.data import Rows
 
     return Rows.of(
-        [rows.rows[index] for index in sorted(indices)],
+        [rows.rows[index] for index in indices],
         task=rows.task,
         name=rows.name,
         split=rows.split,

@@ -19,9 +19,12 @@ from deploycomp.onnxmodel import Facts
 from deploycomp.recipe import DropLayers, Int8, Prune, PruneFfn, PruneHeads, PruneVocabulary
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from deploycomp.compress.batches import Batch
     from deploycomp.compress.prune.costs import Costs
     from deploycomp.compress.prune.prune import Pruner
+    from deploycomp.data import Rows
     from deploycomp.models.model import TorchModel
 
 __all__ = ["DropLayersStep", "PruneStep", "PruneVocabularyStep"]
@@ -33,6 +36,8 @@ ROWS = 1024
 TOKENS = 10_000
 """Real tokens that are scored and fitted on: six for each unknown of the widest fit of a MiniLM (methods.md A)."""
 HELD_OUT_TOKENS = 6_000
+RECOVERY_ROWS = 8_192
+"""Rows that gradients learn from, those above among them: minutes would see a thousand rows too often."""
 
 TOLERANCE = 0.02
 """A measured speed-up this near to the goal has met it."""
@@ -49,28 +54,44 @@ class _Rows:
     batches: Sequence[Batch]
     held_out: Sequence[Batch]
     facts: Facts
+    every: Sequence[Batch]
+    """All rows that were drawn, beyond what is scored on."""
 
 
-def _rows(model: TorchModel, context: Context, step: str) -> _Rows:
+def _rows(model: TorchModel, context: Context, step: str, *, rows: int = ROWS, labels: bool = False) -> _Rows:
     from deploycomp.calibration import find_calibration
     from deploycomp.compress.batches import make_batches
 
-    found, why = find_calibration(context.recipe, model, context.judged, rows=ROWS)
+    found, why = find_calibration(context.recipe, model, context.judged, rows=rows, labeled=labels)
     hint = "--calibration train.jsonl (labels are not needed)"
     if found is None:
         raise UsageError(f"{step} needs rows to learn from", why=why, hint=hint)
     if not found.held_out_feeds:
-        rows = f"{found.facts['data']} gives no rows to judge choices on"
-        raise UsageError(f"{step} needs rows to judge its choices on", why=rows, hint="give more rows, and real ones")
+        why = f"{found.facts['data']} gives no rows to judge choices on"
+        raise UsageError(f"{step} needs rows to judge its choices on", why=why, hint="give more rows, and real ones")
     pad = model.tokenizer.pad_token_id or 0
-    batches = make_batches(found.feeds, pad_token_id=pad, limit=TOKENS)
+    right = _labels(model, found.rows) if labels and found.rows is not None else None
+    batches = make_batches(found.feeds, pad_token_id=pad, limit=TOKENS, labels=right)
     held_out = make_batches(found.held_out_feeds, pad_token_id=pad, limit=HELD_OUT_TOKENS)
     counts = {
         "rows": sum(batch.rows for batch in batches),
         "tokens": sum(int(batch.mask.sum()) for batch in batches),
         "held_out_rows": sum(batch.rows for batch in held_out),
     }
-    return _Rows(batches, held_out, {**found.facts, **counts})
+    every = make_batches(found.feeds, pad_token_id=pad) if rows > ROWS else batches
+    return _Rows(batches, held_out, {**found.facts, **counts}, every)
+
+
+def _labels(model: TorchModel, rows: Rows) -> Tensor:
+    """The rows' labels as the model's outputs count them: a class, one value for each of several, or a score."""
+    import torch
+
+    names, every = list(model.labels or ()), rows.column("label")
+    if model.problem_type == "single_label_classification":
+        return torch.tensor([names.index(each) for each in every])
+    if model.problem_type == "multi_label_classification":
+        return torch.tensor([[float(name in each) for name in names] for each in every])
+    return torch.tensor([[float(each)] for each in every])
 
 
 class PruneStep:
@@ -88,7 +109,11 @@ class PruneStep:
         from deploycomp.compress.prune.prune import Method, Pruner
 
         _refuse_unknown(model, config)
-        rows = _rows(model, context, config.step)
+        if config.labels and model.task != "text-classification":
+            why = f"the task is {model.task}"
+            raise UsageError("labels score text classification only", why=why, hint=f"{config.step} without labels")
+        count = RECOVERY_ROWS if config.recover else ROWS
+        rows = _rows(model, context, config.step, rows=count, labels=config.labels)
         work = context.work / config.step
         costs, budget, table = self._costs(config, model, context, work)
         pruner = Pruner(model, rows.batches, rows.held_out, costs, Method(kinds=KINDS[config.step]))
@@ -99,7 +124,7 @@ class PruneStep:
             trail, measured = _meet(pruner, model, before, config, context, work, trail)
         finished = _finish(pruner, model, rows, config, _part(context.say, 0.9, 1.0))
         facts: Facts = {
-            "goal": config.model_dump(include={"speedup", "flops", "parameters"}, exclude_none=True),
+            "goal": config.goal,
             "calibration": rows.facts,
             "units": {
                 part.name: {"kept": pruner.levels()[part.name], "of": part.units, "size": part.size}
@@ -138,9 +163,9 @@ class PruneStep:
             uses = len(model.anatomy.layers) if model.anatomy.shared_layers else 1
             costs = flops(parts, hidden=hidden, uses=uses)
             return costs, costs.whole * config.flops, None
-        assert config.parameters is not None
-        costs = parameters(parts, hidden=hidden, total=model.parameters)
-        return costs, costs.whole * config.parameters, None
+        (unit, share) = next(iter(config.goal.items()))
+        costs = parameters(parts, hidden=hidden, total=model.parameters, unit=unit)
+        return costs, costs.whole * share, None
 
 
 def _refuse_unknown(model: TorchModel, config: Pruning) -> None:
@@ -188,11 +213,10 @@ def _advance(pruner: Pruner, budget: float, number: int, config: Pruning) -> Fac
     try:
         levels = pruner.advance(budget, seed=number)
     except ValueError as error:
-        goal = config.model_dump(include={"speedup", "flops", "parameters"}, exclude_none=True)
         raise GateFailed(
             "the goal cannot be reached by pruning",
             why=f"{error}: embeddings, head and overhead cost more",
-            hint=f"a smaller goal than {goal}",
+            hint=f"a smaller goal than {config.goal}",
         ) from None
     return {"round": number, "cost": pruner.costs.total(levels), "divergence": pruner.divergence()}
 
@@ -242,21 +266,14 @@ def _finish(
 ) -> Facts:
     """Refit norms and head where that helps on held-out rows, and distil where minutes were given."""
     from deploycomp.compress.recover import recover
-    from deploycomp.compress.refit import keep_if_better, refit_head, refit_norms
+    from deploycomp.compress.refit import refit
 
     student, answers, anatomy = pruner.model.module, pruner.answers, model.anatomy
-    before = answers.record(model.module, rows.batches)
-    refits: list[Facts] = []
-    for name, change in (
-        ("norms", lambda: refit_norms(answers, student, model.module, anatomy, rows.batches)),
-        ("head", lambda: refit_head(answers, student, before, rows.batches)),
-    ):
-        kept, old, new = keep_if_better(student, change, pruner.divergence)
-        refits.append({"what": name, "kept": kept, "before": old, "after": new})
+    refits = refit(answers, student, model.module, anatomy, rows.batches, pruner.divergence)
     if not config.recover:
         return {"refits": refits, "recovery": None}
     facts = recover(
-        answers, student, model.module, anatomy, rows.batches, rows.held_out, minutes=config.recover, progress=say
+        answers, student, model.module, anatomy, rows.every, rows.held_out, minutes=config.recover, progress=say
     )
     return {"refits": refits, "recovery": facts}
 

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from deploycomp.errors import UsageError
 
 __all__ = [
+    "GOALS",
     "TARGETS",
     "TASKS",
     "Benchmark",
@@ -129,6 +130,8 @@ class Int8(_Strict):
 
 
 _Share = Annotated[float, Field(gt=0, lt=1)]
+GOALS = ("speedup", "flops", "parameters", "bytes")
+"""What pruning can aim at."""
 
 
 class _Pruning(_Strict):
@@ -141,6 +144,8 @@ class _Pruning(_Strict):
     """The share of the encoder's operations that stays."""
     parameters: _Share | None = None
     """The share of all parameters that stays."""
+    bytes: _Share | None = None
+    """The share of the weights' bytes that stays."""
     batch_size: Annotated[int, Field(ge=1)] = 1
     sequence_length: Annotated[int, Field(ge=1)] = 128
     threads: Annotated[int, Field(ge=1)] = 1
@@ -149,13 +154,19 @@ class _Pruning(_Strict):
     """Times that everything is scored anew."""
     recover: Annotated[float, Field(ge=0, le=600)] = 0.0
     """Minutes of distillation afterwards, on unlabelled rows."""
+    labels: bool = False
+    """Score units by the loss on the calibration rows' labels, of text classification, instead of without any."""
 
     @model_validator(mode="after")
     def _one_goal(self) -> _Pruning:
-        goals = [name for name in ("speedup", "flops", "parameters") if getattr(self, name) is not None]
-        if len(goals) != 1:
-            raise ValueError(f"pruning needs one goal of speedup, flops and parameters, this one has {len(goals)}")
+        if len(self.goal) != 1:
+            raise ValueError(f"pruning needs one goal of {', '.join(GOALS)}, this one has {len(self.goal)}")
         return self
+
+    @property
+    def goal(self) -> dict[str, float]:
+        """The goal by its name."""
+        return self.model_dump(include=set(GOALS), exclude_none=True)
 
 
 class Prune(_Pruning):

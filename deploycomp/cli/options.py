@@ -44,7 +44,8 @@ MaxDrop = Annotated[
 Prune = Annotated[
     str | None,
     typer.Option(
-        help="Prune heads and neurons to a goal: 1.5x (measured here), flops=0.6 or parameters=70%.", metavar="GOAL"
+        help="Prune heads and neurons to a goal: 1.5x (measured here), flops=0.6, parameters=70% or bytes=70%.",
+        metavar="GOAL",
     ),
 ]
 Recover = Annotated[

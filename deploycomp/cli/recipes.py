@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deploycomp.errors import UsageError
-from deploycomp.recipe import Gate, Recipe, find_recipes
+from deploycomp.recipe import GOALS, Gate, Recipe, find_recipes
 
 __all__ = [
     "build_gate",
@@ -80,7 +80,7 @@ def build_recipe(
     return Recipe.check(data, where=recipe or "command line")
 
 
-_GOAL = re.compile(r"(?:(?P<speedup>[0-9.]+)x|(?P<name>flops|parameters)=(?P<share>[0-9.]+%?))")
+_GOAL = re.compile(r"(?:(?P<speedup>[0-9.]+)x|(?P<name>flops|parameters|bytes)=(?P<share>[0-9.]+%?))")
 
 
 def compression_steps(
@@ -89,7 +89,7 @@ def compression_steps(
     """Turn the compressing flags into steps, in the order that pays: vocabulary, depth, width (methods.md).
 
     Args:
-        prune: A goal: `1.5x`, `flops=0.6` or `parameters=70%`.
+        prune: A goal: `1.5x`, `flops=0.6`, `parameters=70%` or `bytes=70%`.
         recover: Minutes of distillation after pruning.
         drop_layers: Layers to drop.
         prune_vocabulary: Whether pieces that the calibration data does not need go.
@@ -121,7 +121,9 @@ def _goal(text: str) -> Values:
     except ValueError:
         pass
     raise UsageError(
-        f"--prune cannot be read: {text!r}", why="it names a goal", hint="--prune 1.5x, flops=0.6 or parameters=70%"
+        f"--prune cannot be read: {text!r}",
+        why="it names a goal",
+        hint="--prune 1.5x, flops=0.6, parameters=70% or bytes=70%",
     )
 
 
@@ -131,8 +133,8 @@ def _compression(steps: list[Values], wanted: Sequence[Values]) -> list[Values]:
     for step in wanted:
         if step["step"] in names:
             place = names.index(step["step"])
-            goals = ("speedup", "flops", "parameters")
-            kept = {key: value for key, value in steps[place].items() if not (key in goals and set(goals) & set(step))}
+            goals = set(GOALS) & set(step)
+            kept = {key: value for key, value in steps[place].items() if not (key in GOALS and goals)}
             steps[place] = {**kept, **step}
     return [step for step in wanted if step["step"] not in names] + steps
 

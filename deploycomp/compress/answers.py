@@ -7,7 +7,8 @@
 
 The Hessian of each at equality is a Fisher matrix F = A Aᵀ. `probe` draws u = A ε with ε ~ N(0, 1), so that one
 backward pass of ⟨u, outputs⟩ gives gradients whose second moment is the curvature of that loss (Martens 2020, "New
-insights and perspectives on the natural gradient method", section 5): all classes at once, no labels.
+insights and perspectives on the natural gradient method", section 5): all classes at once, no labels. Where a batch has
+labels, u is the gradient of the task's own loss instead, and its second moment the empirical Fisher (section 11).
 """
 
 from __future__ import annotations
@@ -72,10 +73,12 @@ class Answers:
         return self._by_row(distance, batch) / self._spread(teacher, batch)
 
     def probe(self, outputs: Sequence[Tensor], batch: Batch, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw u for each output: its second moment is the curvature of `divergence` of a row at *outputs*."""
+        """Return u for each output: its second moment is the curvature of `divergence` of a row at *outputs*."""
         return tuple(self._draw(each.detach(), batch, generator) / len(outputs) ** 0.5 for each in outputs)
 
     def _draw(self, output: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        if batch.labels is not None:
+            return self._wrong(output, batch, batch.labels)
         noise = torch.randn(output.shape, generator=generator)
         if self._classes:
             p = self._log(output, batch).exp()
@@ -90,6 +93,14 @@ class Answers:
             counts = batch.mask.sum(1).clamp(min=1).sqrt()
             u = u * batch.mask[..., None] / counts[:, None, None]
         return u
+
+    def _wrong(self, output: Tensor, batch: Batch, labels: Tensor) -> Tensor:
+        """Gradient of a row's loss: cross-entropy of a class, of several labels, or the squared distance."""
+        if self._classes:
+            return (self._log(output, batch).exp() - nn.functional.one_hot(labels, output.shape[-1])) / self.temperature
+        if self.problem == "multi_label_classification":
+            return output.sigmoid() - labels
+        return 2 * (output - labels) / output.shape[-1]
 
     def _spread(self, teacher: Tensor, batch: Batch) -> Tensor:
         """Variance of an embedding's values, padding left out; 1 for scores, of which a batch may hold a single one."""

@@ -21,9 +21,11 @@ class Batch:
 
     Args:
         inputs: Input name → int64 [rows, tokens].
+        labels: What is right, if that is known: class [rows], or a value of each output [rows, outputs].
     """
 
     inputs: dict[str, Tensor]
+    labels: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -37,7 +39,12 @@ class Batch:
 
 
 def make_batches(
-    feeds: Iterable[Mapping[str, np.ndarray]], *, pad_token_id: int, limit: int | None = None, tokens: int = TOKENS
+    feeds: Iterable[Mapping[str, np.ndarray]],
+    *,
+    pad_token_id: int,
+    limit: int | None = None,
+    tokens: int = TOKENS,
+    labels: Tensor | None = None,
 ) -> list[Batch]:
     """Batch single rows by length.
 
@@ -46,6 +53,7 @@ def make_batches(
         pad_token_id: What fills `input_ids`.
         limit: Stop before this many real tokens are exceeded.
         tokens: Tokens of a batch at most, padding included.
+        labels: Of the rows, in their order.
 
     Returns:
         Batches from short rows to long ones.
@@ -58,18 +66,20 @@ def make_batches(
             break
         taken += length
         rows.append(feed)
-    rows.sort(key=lambda feed: feed["input_ids"].shape[1])
+    order = sorted(range(len(rows)), key=lambda place: rows[place]["input_ids"].shape[1])
+    rows = [rows[place] for place in order]
     batches: list[Batch] = []
     begin = 0
     for end in range(1, len(rows) + 1):
         longer = rows[end]["input_ids"].shape[1] if end < len(rows) else 0
         if end == len(rows) or longer * (end + 1 - begin) > tokens:
-            batches.append(_pad(rows[begin:end], pad_token_id))
+            right = None if labels is None else labels[order[begin:end]]
+            batches.append(Batch(_pad(rows[begin:end], pad_token_id), right))
             begin = end
     return batches
 
 
-def _pad(rows: list[Mapping[str, np.ndarray]], pad_token_id: int) -> Batch:
+def _pad(rows: list[Mapping[str, np.ndarray]], pad_token_id: int) -> dict[str, Tensor]:
     width = max(row["input_ids"].shape[1] for row in rows)
     inputs: dict[str, Tensor] = {}
     for name in rows[0]:
@@ -78,4 +88,4 @@ def _pad(rows: list[Mapping[str, np.ndarray]], pad_token_id: int) -> Batch:
         for index, row in enumerate(rows):
             padded[index, : row[name].shape[1]] = row[name][0]
         inputs[name] = torch.from_numpy(padded)
-    return Batch(inputs)
+    return inputs

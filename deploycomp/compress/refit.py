@@ -22,12 +22,44 @@ from deploycomp.compress.prune.rebuild import RIDGE, Walk
 from deploycomp.compress.prune.sublayers import Sublayer, watch
 from deploycomp.models.anatomy import Anatomy, describe
 
-__all__ = ["keep_if_better", "refit_head", "refit_norms"]
+__all__ = ["keep_if_better", "refit", "refit_head", "refit_norms"]
 
 SMALLEST_GAIN = 1e-6
 """A mean divergence that falls by less has not fallen: FP32 sums of a row's terms are not finer."""
 _FLAT = 1e-6
 """A normalised value, of variance 1 over channels, that varies less over tokens tells nothing about its slope."""
+
+
+def refit(
+    answers: Answers,
+    student: nn.Module,
+    teacher: nn.Module,
+    anatomy: Anatomy,
+    batches: Sequence[Batch],
+    divergence: Callable[[], float],
+) -> list[dict[str, Any]]:
+    """Refit norms, then the head, each kept only where held-out rows gain from it.
+
+    Args:
+        answers: How a model is run.
+        student: What is fitted, in place.
+        teacher: The model as it was.
+        anatomy: Of the teacher.
+        batches: Calibration rows.
+        divergence: How far the student is from the teacher on held-out rows.
+
+    Returns:
+        For each: what it is, whether it was kept, and the divergence before and after it.
+    """
+    wanted = answers.record(teacher, batches)
+    found: list[dict[str, Any]] = []
+    for name, change in (
+        ("norms", lambda: refit_norms(answers, student, teacher, anatomy, batches)),
+        ("head", lambda: refit_head(answers, student, wanted, batches)),
+    ):
+        kept, before, after = keep_if_better(student, change, divergence)
+        found.append({"what": name, "kept": kept, "before": before, "after": after})
+    return found
 
 
 def refit_norms(

@@ -23,6 +23,7 @@ Run = Callable[..., Any]
         ("2x", {"speedup": 2.0}),
         ("flops=0.6", {"flops": 0.6}),
         ("parameters=70%", {"parameters": 0.7}),
+        ("bytes=60%", {"bytes": 0.6}),
     ],
 )
 def test_goals_in_one_word(text: str, goal: dict[str, float]):
@@ -31,7 +32,7 @@ def test_goals_in_one_word(text: str, goal: dict[str, float]):
     ]
 
 
-@pytest.mark.parametrize("text", ["fast", "1.5", "x", "flops", "flops=", "1..5x", "bytes=0.5"])
+@pytest.mark.parametrize("text", ["fast", "1.5", "x", "flops", "flops=", "1..5x", "megabytes=5"])
 def test_what_is_no_goal_is_refused(text: str):
     with pytest.raises(UsageError, match="--prune cannot be read"):
         compression_steps(prune=text, recover=None, drop_layers=None, prune_vocabulary=False)

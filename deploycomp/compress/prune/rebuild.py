@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -68,7 +69,8 @@ def rebuild(
         anatomy: Its anatomy.
         plan: What was cut before.
         batches: Calibration rows.
-        targets: The teacher's sums by sublayer's name, as `record_sums` returns them.
+        targets: The teacher's sums by sublayer's name, as `record_sums` returns them; none are needed where nothing is
+            fitted.
         curvature: Of each sublayer's outputs, by name.
         levels: Units that stay, by sublayer's name.
         chooser: Which of them.
@@ -86,7 +88,7 @@ def rebuild(
         cut = levels[part.name] < part.units
         if number < first or not (cut or compensate):
             continue  # nothing has drifted yet
-        seen = _observe(walk, part, targets[part.name], curvature[part.name])
+        seen = _observe(walk, part, targets[part.name] if compensate else None, curvature[part.name])
         if cut:
             weight = linear(module, part.projection).weight
             kept = chooser(part, weight, seen.moment, curvature[part.name], levels[part.name])
@@ -249,19 +251,19 @@ class _Seen:
         return self.gram[:-1, :-1]
 
 
-def _observe(walk: Walk, part: Sublayer, targets: Sequence[Tensor], curve: Curvature) -> _Seen:
-    """Run the student up to a sublayer's sum and gather what least squares needs."""
+def _observe(walk: Walk, part: Sublayer, targets: Sequence[Tensor] | None, curve: Curvature) -> _Seen:
+    """Run the student up to a sublayer's sum and gather what least squares needs; no targets: nothing is missing."""
     columns = part.units * part.size
-    hidden = targets[0].shape[-1]
-    gram, missing = torch.zeros(columns + 1, columns + 1), torch.zeros(columns + 1, hidden)
+    gram, missing = torch.zeros(columns + 1, columns + 1), torch.zeros(columns + 1, len(curve.outputs))
     for (inputs, student), target, tokens, batch in zip(
-        walk.sums(part), targets, curve.tokens, walk.batches, strict=True
+        walk.sums(part), targets or repeat(None), curve.tokens, walk.batches, strict=False
     ):
         real = batch.mask
         weights = (EVEN + (1 - EVEN) * tokens[real])[:, None]
         h = torch.cat([inputs[real], torch.ones(int(real.sum()), 1)], 1)
         gram += (h * weights).T @ h
-        missing += (h * weights).T @ (target.float() - student)[real]
+        if target is not None:
+            missing += (h * weights).T @ (target.float() - student)[real]
     return _Seen(gram.double(), missing.double())
 
 

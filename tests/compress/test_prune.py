@@ -1,0 +1,101 @@
+"""Pruning as a whole: every method comes down to the budget on the same rows, and the source stays as it was."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from deploycomp.compress.prune.costs import Costs, flops
+from deploycomp.compress.prune.prune import Method, Pruner, prune
+from deploycomp.compress.prune.sublayers import sublayers
+from deploycomp.models import resolve
+from deploycomp.models.load import load
+from deploycomp.models.model import TorchModel
+from tests import tiny
+from tests.compress.test_batches import batches_of
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> TorchModel:
+    return load(resolve(tiny.build(tmp_path_factory.mktemp("m") / "m", "bert", "text-classification")))
+
+
+def costs_of(model: TorchModel) -> Costs:
+    return flops(sublayers(model.module, model.anatomy), hidden=model.anatomy.hidden_size)
+
+
+METHODS = {
+    "ours": Method(),
+    "uniform": Method(allocation="uniform"),
+    "fisher": Method(rounds=1, score="mask", compensate=False),
+    "energy": Method(score="energy"),
+    "magnitude": Method(rounds=1, score="magnitude", compensate=False),
+    "random": Method(score="random"),
+    "heads": Method(kinds=("heads",)),
+    "neurons": Method(kinds=("neurons",), compensate=False),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_comes_down_to_the_budget(model, name):
+    before = copy.deepcopy(model.module.state_dict())
+    costs, batches = costs_of(model), batches_of(model, 8)
+    budget = 0.75 * costs.whole
+    made = prune(model, batches, batches_of(model, 4), costs, budget, method=METHODS[name])
+    assert made.cost <= budget
+    assert made.cost == costs.total(made.levels)
+    assert made.model.parameters < model.parameters
+    assert [each["round"] for each in made.trail] == list(range(1, METHODS[name].rounds + 1))
+    spent = [each["cost"] for each in made.trail]
+    assert spent == sorted(spent, reverse=True)
+    now = {part.name: part.units for part in sublayers(made.model.module, made.model.anatomy)}
+    assert {part: units for part, units in made.levels.items() if units} == now
+    after = model.module.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize(("kinds", "other"), [(("heads",), "neurons"), (("neurons",), "heads")])
+def test_only_the_kinds_that_were_asked_for_are_cut(model, kinds, other):
+    costs = costs_of(model)
+    made = prune(model, batches_of(model, 6), [], costs, 0.8 * costs.whole, method=Method(rounds=2, kinds=kinds))
+    for part in sublayers(model.module, model.anatomy):
+        assert (made.levels[part.name] == part.units) or part.kind != other
+
+
+def test_without_compensation_what_stays_is_as_it_was(model):
+    """The weights that are left are columns of the source's."""
+    costs = costs_of(model)
+    method = Method(rounds=1, compensate=False)
+    made = prune(model, batches_of(model, 6), [], costs, 0.6 * costs.whole, method=method)
+    assert made.model.plan.cuts
+    for part in sublayers(made.model.module, made.model.anatomy):
+        before: Any = model.module.get_submodule(part.projection)
+        after: Any = made.model.module.get_submodule(part.projection)
+        columns = {tuple(column.tolist()) for column in before.weight.T}
+        assert all(tuple(column.tolist()) in columns for column in after.weight.T)
+        assert torch.equal(after.bias, before.bias)
+
+
+def test_a_budget_that_nothing_reaches_is_refused(model):
+    costs = costs_of(model)
+    dear = Costs(costs.unit, costs.whole, costs.tables)
+    with pytest.raises(ValueError, match="no cut reaches"):
+        prune(model, batches_of(model, 4), [], dear, 0.5 * costs.whole)
+
+
+def test_labels_change_which_units_score(model):
+    """The curvature of a row with a label is the empirical Fisher: it is that label's, not the probe's."""
+    plain = batches_of(model, 12)
+    right = [replace(batch, labels=torch.zeros(batch.rows, dtype=torch.long)) for batch in plain]
+    wrong = [replace(batch, labels=torch.ones(batch.rows, dtype=torch.long)) for batch in plain]
+    found = [
+        Pruner(model, batches, [], costs_of(model), Method()).curvature(seed=1) for batches in (plain, right, wrong)
+    ]
+    for part in found[0]:
+        one, two, three = (each[part].fisher for each in found)
+        assert not torch.allclose(one, two)
+        assert not torch.allclose(two, three)
