@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from deploycomp.report import format as fmt
 from deploycomp.report.text import shorten
 
-__all__ = ["COMPRESSION_WORDS", "unit_lines"]
+__all__ = ["COMPRESSION_WORDS", "unit_lines", "units_left"]
 
 BAR = 16
 """Letters of a full bar."""
+
+
+def units_left(steps: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Join what the steps of a report say of units: what there was before the first, and is after the last."""
+    found: dict[str, dict[str, int]] = {}
+    for step in steps:
+        for name, unit in step["facts"].get("units", {}).items():
+            found[name] = {**unit, "of": found.get(name, unit)["of"]}
+    return dict(sorted(found.items(), key=lambda item: (int(item[0].partition(".")[0]), item[0])))
 
 
 def unit_lines(units: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The plots of the page: size, latency by shape, coverage, quality, error by layer, sensitivity."""
+"""The plots of the page: size, latency by shape, units, coverage, quality, error by layer, sensitivity."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from deploycomp.report import format as fmt
 from deploycomp.report.choices import restored_layers
+from deploycomp.report.cuts import units_left
 from deploycomp.report.drawing import (
     AXIS,
     BAR,
@@ -75,7 +76,7 @@ def draw_plots(report: Report) -> list[Plot]:
         The plots in the order of the page, the same bytes for the same report.
     """
     drawers: tuple[Callable[[Report], Plot | None], ...]
-    drawers = (_size, _latency, _coverage, _quality, _layers, _sensitivity)
+    drawers = (_size, _latency, _units, _coverage, _quality, _layers, _sensitivity)
     with style():
         return [plot for drawer in drawers if (plot := drawer(report)) is not None]
 
@@ -195,25 +196,43 @@ def _change_dots(report: Report) -> list[Dot]:
     return rows
 
 
+def _units(report: Report) -> Plot | None:
+    units = units_left(report["steps"])
+    if not units:
+        return None
+    rows = [(name.replace(".", " "), unit["kept"], unit["of"]) for name, unit in units.items()]
+    words = [f"{kept} of {of}" for _, kept, of in rows]
+    svg = _shares("units", [(name, kept / max(of, 1)) for name, kept, of in rows], words, "Units that stay")
+    return Plot("units", "What is left", "Attention heads and feed-forward neurons that stay, by layer.", svg)
+
+
+def _shares(name: str, rows: Sequence[tuple[str, float]], words: Sequence[str], said: str) -> str:
+    """Draw shares of a whole: what is named, and how much of its track is full."""
+    figure = new_figure(len(rows) * ROW + 4)
+    axes = add_rows(figure, top=2, rows=len(rows))
+    tracks = [Bar(y, each, 1.0, "track", text) for y, ((each, _), text) in enumerate(zip(rows, words, strict=True))]
+    draw_bars(axes, tracks)
+    axes.barh(range(len(rows)), [share for _, share in rows], height=BAR, color=COLOURS["artifact"])
+    return to_svg(figure, name, f"{said}: {_said(tracks)}.")
+
+
 def _coverage(report: Report) -> Plot | None:
     facts = facts_of(report, "int8")
-    rows: list[tuple[str, float, str]] = []
+    rows: list[tuple[str, float]] = []
+    words: list[str] = []
     stored = facts.get("bytes", {})
     if known := stored.get("int8", 0) + stored.get("float", 0):
         share = stored.get("int8", 0) / known
-        rows.append(("Weight bytes", share, f"{fmt.percent(share, 1)} of {fmt.megabytes(known)}"))
+        rows.append(("Weight bytes", share))
+        words.append(f"{fmt.percent(share, 1)} of {fmt.megabytes(known)}")
     for op, (done, every) in sorted(facts.get("nodes", {}).items()):
         if every:
-            rows.append((shorten(op, 12), done / every, f"{done} of {every}"))
+            rows.append((shorten(op, 12), done / every))
+            words.append(f"{done} of {every}")
     if not rows:
         return None
-    figure = new_figure(len(rows) * ROW + 4)
-    axes = add_rows(figure, top=2, rows=len(rows))
-    tracks = [Bar(y, name, 1.0, "track", words) for y, (name, _, words) in enumerate(rows)]
-    draw_bars(axes, tracks)
-    axes.barh(range(len(rows)), [share for _, share, _ in rows], height=BAR, color=COLOURS["artifact"])
     caption = "Share in INT8: of the stored weights, and of the nodes by operator."
-    return Plot("coverage", "Coverage", caption, to_svg(figure, "coverage", f"In INT8: {_said(tracks)}."))
+    return Plot("coverage", "Coverage", caption, _shares("coverage", rows, words, "In INT8"))
 
 
 def role_of(name: str) -> str:

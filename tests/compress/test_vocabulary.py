@@ -553,3 +553,21 @@ def test_a_real_tokenizer(shared_models: Path, shared_data: Path) -> None:
     in_scope = compare(before, wider, texts("test", oos=False))
     assert in_scope.changed < 0.1 * in_scope.rows
     assert compare(before, vocabulary, texts("test", oos=False)).changed > 1.5 * in_scope.changed
+
+
+def test_a_piece_for_a_character_that_no_word_has_inside_goes() -> None:
+    """BERT makes words of marks and Chinese characters; the same piece behind another pre-tokenizer may be reached."""
+    document = json.loads(_wordpiece().to_str())
+    size = len(document["model"]["vocab"])
+    document["model"]["vocab"] |= {"##.": size, "##中": size + 1, "##ъ": size + 2, "中": size + 3, "ъ": size + 4}
+    before = json.dumps(document)
+    vocabulary = prune_vocabulary(before, corpus(), pad_token_id=0)
+    pieces = Tokenizer.from_str(vocabulary.tokenizer).get_vocab()
+    assert {"##ъ", "中", "ъ", "."} <= set(pieces)
+    assert not {"##.", "##中"} & set(pieces)
+    texts = ["it is. a中b aъъ", "中中. ъ.ъ", "a.b中.ъ"]
+    assert compare(before, vocabulary, texts) == Change(3, 0, ())
+    document["pre_tokenizer"] = {"type": "WhitespaceSplit"}
+    document["normalizer"] = None
+    other = prune_vocabulary(json.dumps(document), corpus(), pad_token_id=0)
+    assert {"##.", "##中"} <= set(Tokenizer.from_str(other.tokenizer).get_vocab())

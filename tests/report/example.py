@@ -404,4 +404,32 @@ def tuned() -> Report:
     return judged(report)
 
 
-EXAMPLES = {"wins": wins, "bare": bare, "loses": loses, "tuned": tuned}
+def pruned() -> Report:
+    """Heads and neurons pruned to a speed-up before the export, then INT8."""
+    report = wins()
+    units = {
+        "0.heads": {"kept": 9, "of": 12, "size": 32}, "0.neurons": {"kept": 992, "of": 1536, "size": 1},
+        "1.heads": {"kept": 12, "of": 12, "size": 32}, "1.neurons": {"kept": 0, "of": 1536, "size": 1},
+    }  # fmt: skip
+    facts = {
+        "goal": {"speedup": 1.5},
+        "calibration": {
+            "data": "train.jsonl", "split": "train", "rows": 391, "digest": None, "tokens": 9984, "held_out_rows": 240,
+        },
+        "units": units,
+        "parameters": {"before": 22_714_754, "after": 18_500_110},
+        "divergence": 0.00213,
+        "trail": [{"round": 0, "cost": 21.0, "divergence": 0.0}, {"round": 1, "cost": 14.0, "divergence": 0.00213}],
+        "measured": [{"predicted": 1.504, "speedup": 1.51, "low": 1.49, "high": 1.52, "cost": 14.0}],
+        "table": None,
+        "refits": [
+            {"what": "norms", "kept": False, "before": 0.00213, "after": 0.00251},
+            {"what": "head", "kept": True, "before": 0.00213, "after": 0.00201},
+        ],
+        "recovery": {"steps": 512, "seconds": 180.0, "before": 0.00201, "after": 0.00112, "kept": True},
+    }  # fmt: skip
+    report["steps"].insert(0, {"step": "prune", "seconds": 171.0, "facts": facts})
+    return judged(report)
+
+
+EXAMPLES = {"wins": wins, "bare": bare, "loses": loses, "tuned": tuned, "pruned": pruned}

@@ -9,7 +9,7 @@ import pytest
 from deploycomp.report.html import to_html
 from deploycomp.report.plots import draw_plots, role_of
 from deploycomp.report.table import build_verdict
-from tests.report.example import EXAMPLES, cell, tuned, wins
+from tests.report.example import EXAMPLES, cell, pruned, tuned, wins
 from tests.report.test_markdown import HOSTILE, hostile
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -139,6 +139,13 @@ def test_every_plot_is_drawn_from_its_part_of_the_report():
     report["layers"] = []
     report["benchmark"] = None
     assert [plot.name for plot in draw_plots(report)] == ["size", "quality"]
+
+
+def test_the_plot_of_what_is_left():
+    plot = next(each for each in draw_plots(pruned()) if each.name == "units")
+    assert "0 heads 9 of 12; 0 neurons 992 of 1536; 1 heads 12 of 12; 1 neurons 0 of 1536" in plot.svg
+    assert plot.svg.count("fill: var(--track)") == 4
+    assert "units" not in [each.name for each in draw_plots(wins())]
 
 
 def table(page: str, heading: str) -> list[list[str]]:

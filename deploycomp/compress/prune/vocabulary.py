@@ -219,12 +219,29 @@ def _always(reader: Tokenizer, document: dict[str, Any], ids: dict[str, int]) ->
         stay.add(ids[model["unk_token"]])
     prefix, suffix = _affixes(model)
     for piece, index in ids.items():
-        if len(piece.removeprefix(prefix).removesuffix(suffix)) <= 1 or _BYTE.fullmatch(piece):
+        inner = piece.removeprefix(prefix).removesuffix(suffix)
+        if _BYTE.fullmatch(piece) or (
+            len(inner) <= 1 and (inner == piece or not _stands_alone(reader, document, inner))
+        ):
             stay.add(index)
     if model["type"] == "Unigram":
         # The library takes the cost of an unknown character from the worst score that it finds.
         stay.add(min(range(len(model["vocab"])), key=lambda index: model["vocab"][index][1]))
     return stay
+
+
+def _stands_alone(reader: Tokenizer, document: dict[str, Any], character: str) -> bool:
+    """Whether no word has this character inside, so that its piece for the inside of words is out of reach.
+
+    BERT makes a word of every punctuation mark and Chinese character, whatever stands around it: the 336 such pieces of
+    its vocabulary come up in no text.
+    """
+    steps = (document["normalizer"] or {}).get("type"), (document["pre_tokenizer"] or {}).get("type")
+    if document["model"]["type"] != "WordPiece" or steps != ("BertNormalizer", "BertPreTokenizer"):
+        return False
+    text = reader.normalizer.normalize_str(f"a{character}a")
+    words = [word for word, _ in reader.pre_tokenizer.pre_tokenize_str(text)]
+    return bool(character) and not any(character in word and len(word) > 1 for word in words)
 
 
 def _id_places(document: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
