@@ -204,21 +204,22 @@ def _rounds(
     before = pruner.model
     for number in range(1, config.rounds + 1):
         say(f"round {number} of {config.rounds}", (number - 1) / config.rounds)
-        before = pruner.snapshot() if number == config.rounds else before
-        trail.append(_advance(pruner, start * (budget / start) ** (number / config.rounds), number, config))
+        last = number == config.rounds
+        before = pruner.model if last else before
+        mutations = pruner.method.mutations if last else 0
+        trail.append(_advance(pruner, start * (budget / start) ** (number / config.rounds), number, config, mutations))
     return trail, before
 
 
-def _advance(pruner: Pruner, budget: float, number: int, config: Pruning) -> Facts:
+def _advance(pruner: Pruner, budget: float, number: int, config: Pruning, mutations: int = 0) -> Facts:
     try:
-        levels = pruner.advance(budget, seed=number)
+        return {"round": number, **pruner.advance(budget, seed=number, mutations=mutations)}
     except ValueError as error:
         raise GateFailed(
             "the goal cannot be reached by pruning",
             why=f"{error}: embeddings, head and overhead cost more",
             hint=f"a smaller goal than {config.goal}",
         ) from None
-    return {"round": number, "cost": pruner.costs.total(levels), "divergence": pruner.divergence()}
 
 
 def _meet(
@@ -255,7 +256,6 @@ def _meet(
             break
         if short < 1:  # more went than was asked for
             pruner.model = before
-            before = pruner.snapshot()
         trail = [*trail, _advance(pruner, predicted / short, len(trail), config)]
         predicted = pruner.costs.total(pruner.levels())
     return trail, measured
@@ -268,7 +268,7 @@ def _finish(
     from deploycomp.compress.recover import recover
     from deploycomp.compress.refit import refit
 
-    student, answers, anatomy = pruner.model.module, pruner.answers, model.anatomy
+    student, answers, anatomy = pruner.finish().module, pruner.answers, model.anatomy
     refits = refit(answers, student, model.module, anatomy, rows.batches, pruner.divergence)
     if not config.recover:
         return {"refits": refits, "recovery": None}

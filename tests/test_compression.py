@@ -202,7 +202,8 @@ def test_all_layers_cannot_go(rows: Path, tmp_path: Path):
 
 
 def test_a_vocabulary_that_is_needed_whole_is_said(rows: Path, tmp_path: Path):
-    error = refused(VerificationFailed, recipe(rows, PruneVocabulary()), tmp_path)
+    once = compress_model(recipe(rows, PruneVocabulary()), tmp_path / "once").path
+    error = refused(VerificationFailed, recipe(rows, PruneVocabulary(), model=once), tmp_path)
     assert error.what == "prune_vocabulary removed nothing"
 
 

@@ -87,6 +87,30 @@ def test_a_budget_that_nothing_reaches_is_refused(model):
         prune(model, batches_of(model, 4), [], dear, 0.5 * costs.whole)
 
 
+def test_mutations_of_the_last_round_never_end_further_away(model):
+    """Held-out rows choose among what is predicted best and others nearby, which are others indeed."""
+    costs, batches, held_out = costs_of(model), batches_of(model, 8), batches_of(model, 8, seed=3)
+    plain, mutated = (
+        prune(model, batches, held_out, costs, 0.6 * costs.whole, method=Method(rounds=2, mutations=count))
+        for count in (0, 4)
+    )
+    *_, first, last = mutated.trail
+    assert len(first["tried"]) == 1
+    assert len(last["tried"]) > 1
+    assert last["divergence"] == min(last["tried"])
+    assert last["divergence"] <= plain.trail[-1]["divergence"] == last["tried"][0]
+    again = Pruner(model, [], held_out, costs, Method(compensate=False))
+    again.model = mutated.model
+    assert again.divergence() == pytest.approx(last["divergence"])
+
+
+def test_a_student_shares_no_weight_that_it_changes(model):
+    costs = costs_of(model)
+    made = prune(model, batches_of(model, 6), batches_of(model, 2), costs, 0.7 * costs.whole, method=Method(rounds=1))
+    own = {id(each) for each in made.model.module.parameters()}
+    assert not own & {id(each) for each in model.module.parameters()}
+
+
 def test_labels_change_which_units_score(model):
     """The curvature of a row with a label is the empirical Fisher: it is that label's, not the probe's."""
     plain = batches_of(model, 12)

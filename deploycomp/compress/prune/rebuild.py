@@ -65,7 +65,7 @@ def rebuild(
 
     Args:
         answers: How the model is run.
-        module: The student, cut in place.
+        module: The student; its modules are changed in place, its parameters replaced.
         anatomy: Its anatomy.
         plan: What was cut before.
         batches: Calibration rows.
@@ -296,8 +296,11 @@ def _fit(module: nn.Module, anatomy: Anatomy, plan: Plan, part: Sublayer, seen: 
     projection = linear(module, part.projection)
     if projection.bias is None:
         plan = apply(module, anatomy, plan, Bias(part.projection))
-    with torch.no_grad():
-        if count:
-            projection.weight += solution[:count].T.float()
-        projection.bias += solution[count].float()
+    if count:  # parameters are replaced, not changed: others may share them
+        projection.weight = _constant(projection.weight + solution[:count].T.float())
+    projection.bias = _constant(projection.bias + solution[count].float())
     return plan
+
+
+def _constant(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach(), requires_grad=False)
