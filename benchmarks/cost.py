@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/cost.py [--only minilm-l6-sst2] [--prune] [--json FILE]
 
-Exports to INT8, or with `--prune` compressions to 1.5 times the speed. Models: the three real MiniLM-L6 and a BERT-base with random weights, which is built here. Peak memory is that of the
-largest process of the command (`wait4`, exact) and, beside it, of its largest child (/proc, sampled). Exit code 1 when
-a limit is broken. Seconds mean something on a quiet machine only; memory does not depend on the load.
+Exports to INT8, or with `--prune` compressions to 1.5 times the speed. Models: the three real MiniLM-L6 and a BERT-base
+with random weights, which is built here. Peak memory is that of the largest process of the command (`wait4`, exact)
+and, beside it, of its largest child (/proc, sampled). Exit code 1 when a limit is broken. Seconds mean something on a
+quiet machine only; memory does not depend on the load.
 """
 
 from __future__ import annotations
