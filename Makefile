@@ -41,6 +41,7 @@ bench-gate: $(VENV)/.installed-dev  ## The gate on this machine: false alarms, s
 
 bench-prune: $(VENV)/.installed-dev  ## Pruning: accuracy by measured speed, ours and four other methods.
 	$(BIN)/python benchmarks/prune/run.py
+	$(BIN)/python benchmarks/prune/int8.py
 
 bench-cost: $(VENV)/.installed-dev  ## Time and memory of the export itself.
 	$(BIN)/python benchmarks/cost.py

@@ -94,7 +94,7 @@ def _measure(name: str, arguments: list[str], limit: Limit, scratch: Path) -> Co
         sys.exit(f"{name}: {arguments[0]} ended with exit code {process.returncode}")
     kept = next(output / each for each in ("report.json", COMPRESSION) if (output / each).is_file())
     report = json.loads(kept.read_text(encoding="utf-8"))
-    peak, fp32 = usage.ru_maxrss * 1024, int(report["source"]["bytes"])
+    peak, fp32 = usage.ru_maxrss * 1024, int(report["source"].get("bytes") or 4 * report["source"]["parameters"])
     return Cost(
         name,
         round(seconds, 2),

@@ -7,8 +7,9 @@ A speed-up is what ONNX Runtime shows at the recipe's precision, shape and threa
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,7 +41,7 @@ RECOVERY_ROWS = 8_192
 """Rows that gradients learn from, those above among them: minutes would see a thousand rows too often."""
 
 TOLERANCE = 0.02
-"""A measured speed-up this near to the goal has met it."""
+"""A measured speed-up this near to the goal has met it, and so has one whose interval holds the goal."""
 CORRECTIONS = 3
 """Rounds more, where the table was wrong by more than that."""
 
@@ -118,10 +119,10 @@ class PruneStep:
         costs, budget, table = self._costs(config, model, context, work)
         pruner = Pruner(model, rows.batches, rows.held_out, costs, Method(kinds=KINDS[config.step]))
         say = _part(context.say, 0.3, 0.8)
-        trail, before = _rounds(pruner, costs, budget, config, say)
+        trail = _rounds(pruner, budget, config, say)
         measured: list[Facts] = []
         if config.speedup is not None:
-            trail, measured = _meet(pruner, model, before, config, context, work, trail)
+            trail, measured = _meet(pruner, model, config, context, work, trail)
         finished = _finish(pruner, model, rows, config, _part(context.say, 0.9, 1.0))
         facts: Facts = {
             "goal": config.goal,
@@ -196,24 +197,23 @@ def _part(say: Callable[[str, float], None], start: float, end: float) -> Callab
     return lambda message, share: say(message, start + (end - start) * min(share, 1.0))
 
 
-def _rounds(
-    pruner: Pruner, costs: Costs, budget: float, config: Pruning, say: Callable[[str, float], None]
-) -> tuple[list[Facts], TorchModel]:
-    """Go down to the budget in equal ratios; the student before the last round is kept, to go back to."""
-    start, trail = costs.whole, [{"round": 0, "cost": costs.whole, "divergence": 0.0}]
-    before = pruner.model
+def _rounds(pruner: Pruner, budget: float, config: Pruning, say: Callable[[str, float], None]) -> list[Facts]:
+    """Go down to the budget in equal ratios."""
+    start = pruner.costs.whole
+    trail: list[Facts] = [{"round": 0, "cost": start, "divergence": 0.0}]
     for number in range(1, config.rounds + 1):
         say(f"round {number} of {config.rounds}", (number - 1) / config.rounds)
-        last = number == config.rounds
-        before = pruner.model if last else before
-        mutations = pruner.method.mutations if last else 0
-        trail.append(_advance(pruner, start * (budget / start) ** (number / config.rounds), number, config, mutations))
-    return trail, before
+        goal = start * (budget / start) ** (number / config.rounds)
+        mutations = pruner.method.mutations if number == config.rounds else 0
+        with _reachable(config):
+            trail.append({"round": number, **pruner.advance(goal, seed=number, mutations=mutations)})
+    return trail
 
 
-def _advance(pruner: Pruner, budget: float, number: int, config: Pruning, mutations: int = 0) -> Facts:
+@contextlib.contextmanager
+def _reachable(config: Pruning) -> Iterator[None]:
     try:
-        return {"round": number, **pruner.advance(budget, seed=number, mutations=mutations)}
+        yield
     except ValueError as error:
         raise GateFailed(
             "the goal cannot be reached by pruning",
@@ -223,41 +223,26 @@ def _advance(pruner: Pruner, budget: float, number: int, config: Pruning, mutati
 
 
 def _meet(
-    pruner: Pruner,
-    model: TorchModel,
-    before: TorchModel,
-    config: Pruning,
-    context: Context,
-    work: Path,
-    trail: list[Facts],
+    pruner: Pruner, model: TorchModel, config: Pruning, context: Context, work: Path, trail: list[Facts]
 ) -> tuple[list[Facts], list[Facts]]:
-    """Measure the winner against the model it was, and go on, or back a little, until the goal is met."""
+    """Measure the winner against the model it was, and do the last round again until the goal is met."""
     from deploycomp.latency import measure_ratios
 
     assert config.speedup is not None
     measured: list[Facts] = []
-    predicted = pruner.costs.total(pruner.levels())
     for number in range(CORRECTIONS + 1):
-        pair = {"before": model, "after": pruner.model}
-        folder = work / f"measured-{number}"
-        say = _part(context.say, 0.8 + 0.1 * number / CORRECTIONS, 0.9)
-        speedup, low, high = measure_ratios(pair, _setting(config, context), folder, progress=say)["after"]
-        measured.append(
-            {
-                "predicted": pruner.costs.whole / predicted,
-                "speedup": speedup,
-                "low": low,
-                "high": high,
-                "cost": predicted,
-            }
-        )
-        short = config.speedup / speedup
-        if abs(short - 1) <= TOLERANCE or number == CORRECTIONS:
+        name = f"pruned-{number}"
+        say = _part(context.say, 0.8 + 0.1 * number / (CORRECTIONS + 1), 0.9)
+        pair = {"source": model, name: pruner.model}
+        speedup, low, high = measure_ratios(pair, _setting(config, context), work / "measured", progress=say)[name]
+        cost = trail[-1]["cost"]
+        predicted = pruner.costs.whole / cost
+        measured.append({"predicted": predicted, "speedup": speedup, "low": low, "high": high, "cost": cost})
+        met = abs(config.speedup / speedup - 1) <= TOLERANCE or low <= config.speedup <= high
+        if met or number == CORRECTIONS:  # what the clock cannot tell apart is not gone after
             break
-        if short < 1:  # more went than was asked for
-            pruner.model = before
-        trail = [*trail, _advance(pruner, predicted / short, len(trail), config)]
-        predicted = pruner.costs.total(pruner.levels())
+        with _reachable(config):
+            trail = [*trail, {"round": len(trail), **pruner.redo(cost * speedup / config.speedup)}]
     return trail, measured
 
 

@@ -69,9 +69,9 @@ def prune(monkeypatch: pytest.MonkeyPatch, folder: Path, measured: list[float]) 
     shown = itertools.chain(measured, itertools.repeat(measured[-1]))
     monkeypatch.setattr(latency, "_times", clock)
 
-    def ratios(*_: Any, **__: Any) -> dict[str, tuple[float, float, float]]:
+    def ratios(models: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, tuple[float, float, float]]:
         value = next(shown)
-        return {"after": (value, value - 0.01, value + 0.01)}
+        return {list(models)[-1]: (value, value - 0.01, value + 0.01)}
 
     monkeypatch.setattr(latency, "measure_ratios", ratios)
     rows = made.write_rows(folder / "train.jsonl", [{"text": text} for text in tiny.texts(80, seed=2)])

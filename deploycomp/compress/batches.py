@@ -11,8 +11,8 @@ from torch import Tensor
 
 __all__ = ["Batch", "make_batches"]
 
-TOKENS = 2048
-"""Tokens of a batch, padding included: the activations of one batch stay in a few tens of megabytes."""
+TOKENS = 512
+"""Tokens of a batch, padding included: what a backward pass of a BERT-base keeps of them is half a gigabyte."""
 
 
 @dataclass(frozen=True)

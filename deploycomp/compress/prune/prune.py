@@ -91,6 +91,11 @@ class Pruner:
         self.teacher = self.answers.record(model.module, held_out)
         self.whole = sublayers(model.module, model.anatomy)
         self.targets = record_sums(self.answers, model.module, self.whole, batches) if method.compensate else {}
+        self.before = self.model
+        """As it was before the last `advance`, which saw this curvature and these losses, and liked these weights."""
+        self.seen: Mapping[str, Curvature] = {}
+        self.losses: dict[float, dict[str, np.ndarray]] = {}
+        self.weights: Mapping[str, float] = {}
 
     def parts(self) -> list[Sublayer]:
         """Sublayers that may be cut, as they are now."""
@@ -121,43 +126,48 @@ class Pruner:
         Raises:
             ValueError: Nothing that is left can be so cheap.
         """
-        curvature = self.curvature(seed)
-        choices = self._allocations(curvature, budget, mutations, seed)
-        if not choices:
-            raise ValueError(f"no cut reaches {budget:g} {self.costs.unit}")
-        before, best = self.model, self.model
-        tried: list[float] = []
-        for levels in choices:
-            self.model = _fork(before)
-            self._cut(levels, curvature)
+        self.before, self.seen, self.losses = self.model, self.curvature(seed), {}
+        draw = np.random.default_rng(seed)
+        names = [part.name for part in self.parts()]
+        mutants = np.exp(MUTATION * draw.standard_normal((mutations, len(names))))
+        return self._try(budget, [{}, *(dict(zip(names, each.tolist(), strict=True)) for each in mutants)])
+
+    def redo(self, budget: float) -> dict[str, Any]:
+        """Take back the last `advance`, and cut to another budget with what it saw; as `advance` otherwise."""
+        self.model = self.before
+        return self._try(budget, [self.weights])
+
+    def _try(self, budget: float, weightings: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+        """Cut the student by each of these factors of the losses, and keep what is nearest to the teacher."""
+        best, tried, seen = self.model, list[float](), list[dict[str, int]]()
+        for weights in weightings:
+            self.model = self.before
+            levels = self._allocation(budget, weights)
+            if levels is None:
+                raise ValueError(f"no cut reaches {budget:g} {self.costs.unit}")
+            if levels in seen:
+                continue
+            seen.append(levels)
+            self.model = _fork(self.before)
+            self._cut(levels, self.seen)
             tried.append(self.divergence())
             if not tried[-1] >= min(tried[:-1], default=float("inf")):
-                best = self.model
+                best, self.weights = self.model, weights
         self.model = best
         return {"cost": self.costs.total(self.levels()), "divergence": min(tried), "tried": tried}
 
-    def _allocations(
-        self, curvature: Mapping[str, Curvature], budget: float, mutations: int, seed: int
-    ) -> list[dict[str, int]]:
-        """The allocation that is predicted to lose least, and others that would be with somewhat other losses."""
+    def _allocation(self, budget: float, weights: Mapping[str, float]) -> dict[str, int] | None:
         parts = self.parts()
         if self.method.allocation == "uniform":
-            same = uniform(parts, self._left(), budget)
-            return [] if same is None else [same]
-        draw = np.random.default_rng(seed)
+            return uniform(parts, self._left(), budget)
         for floor in (FLOOR, 0.0) if self.method.rounds > 1 else (0.0,):
-            score = self.method.score
-            losses = predicted_losses(self.model.module, parts, curvature, score=score, floor=floor)
-            found: list[dict[str, int]] = []
-            for number in range(1 + mutations):
-                factors = np.exp(MUTATION * draw.standard_normal(len(parts)) * bool(number))
-                weights = {part.name: float(factor) for part, factor in zip(parts, factors, strict=True)}
-                levels = allocate(parts, losses, self._left(), budget, weights=weights)
-                if levels is not None and levels not in found:
-                    found.append(levels)
-            if found:
-                return found
-        return []
+            if floor not in self.losses:
+                score = self.method.score
+                self.losses[floor] = predicted_losses(self.model.module, parts, self.seen, score=score, floor=floor)
+            levels = allocate(parts, self.losses[floor], self._left(), budget, weights=weights)
+            if levels is not None:
+                return levels
+        return None
 
     def _cut(self, levels: Mapping[str, int], curvature: Mapping[str, Curvature]) -> None:
         every = {part.name: part.units for part in sublayers(self.model.module, self.model.anatomy)}
