@@ -261,6 +261,7 @@ def main() -> None:
     parser.add_argument("--models", default="minilm-l6-sst2,minilm-l6-clinc150,minilm-l6-wnut17")
     parser.add_argument("--speeds", default="1.3,1.5,2")
     parser.add_argument("--only", default=",".join(METHODS), help="methods; default: %(default)s")
+    parser.add_argument("--no-measure", action="store_true", help="only prune and judge; measure when it is quiet")
     parser.add_argument("--table", action="store_true", help="only print what is kept")
     parser.add_argument("--work", type=Path, default=CACHE, help="where every result is kept; default: %(default)s")
     asked = parser.parse_args()
@@ -271,7 +272,9 @@ def main() -> None:
         for speed in speeds:
             there = [name for name in names if (one.work / f"{name}-{speed:g}" / "result.json").is_file()]
             done = there if asked.table else [name for name in names if make(one, name, speed)]
-            rows += rows_of(one, done, speed) if done else []
+            rows += rows_of(one, done, speed) if done and not asked.no_measure else []
+    if asked.no_measure:
+        return
     show(rows)
     plot(rows, HERE.parent / "prune.svg")
     from deploycomp.measure.context import context
