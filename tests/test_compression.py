@@ -183,6 +183,27 @@ def test_pruning_on_random_tokens_is_refused(tmp_path: Path):
     assert refused(UsageError, asked, tmp_path).what == "prune needs rows to judge its choices on"
 
 
+def test_labels_score_where_rows_have_them(rows: Path, tmp_path: Path):
+    labelled = made.write_rows(tmp_path / "train.jsonl", [{"text": text, "label": len(text) % 2} for text in TEXTS])
+    plain = compress_model(recipe(labelled, Prune(flops=0.6)), tmp_path / "plain").report["steps"][0]["facts"]
+    scored = compress_model(recipe(labelled, Prune(flops=0.6, labels=True)), tmp_path / "scored").report
+    assert scored["steps"][0]["facts"]["trail"] != plain["trail"]
+    assert scored["recipe"]["steps"][0]["labels"] is True
+    error = refused(UsageError, recipe(rows, Prune(flops=0.6, labels=True)), tmp_path)
+    assert error.what == "no column for 'label' was found"
+
+
+def test_labels_of_tokens_score_nothing(rows: Path, tmp_path: Path):
+    model = made.model("bert", "token-classification")
+    error = refused(UsageError, recipe(rows, Prune(flops=0.6, labels=True), model=model), tmp_path)
+    assert error.what == "labels score text classification only"
+
+
+def test_a_goal_in_bytes_is_met(rows: Path, tmp_path: Path):
+    report = compress_model(recipe(rows, Prune(bytes=0.8)), tmp_path / "out").report
+    assert report["result"]["parameters"] <= 0.8 * report["source"]["parameters"]
+
+
 def test_a_goal_that_nothing_reaches_is_refused(rows: Path, tmp_path: Path):
     error = refused(GateFailed, recipe(rows, Prune(parameters=0.05)), tmp_path)
     assert error.what == "the goal cannot be reached by pruning"

@@ -104,6 +104,22 @@ def test_mutations_of_the_last_round_never_end_further_away(model):
     assert again.divergence() == pytest.approx(last["divergence"])
 
 
+def test_the_last_round_is_done_again_from_where_it_began(model):
+    """To the same budget it ends where it ended; to a larger one it takes back what need not go."""
+    costs, batches = costs_of(model), batches_of(model, 8)
+    pruner = Pruner(model, batches, batches_of(model, 6, seed=3), costs, Method())
+    pruner.advance(0.8 * costs.whole, seed=1)
+    began = pruner.levels()
+    first = pruner.advance(0.5 * costs.whole, seed=2, mutations=2)
+    levels = pruner.levels()
+    again = pruner.redo(0.5 * costs.whole)
+    assert pruner.levels() == levels
+    assert again["divergence"] == pytest.approx(first["divergence"], rel=1e-5)
+    larger = pruner.redo(0.7 * costs.whole)
+    assert first["cost"] < larger["cost"] <= 0.7 * costs.whole
+    assert all(pruner.levels()[name] <= units for name, units in began.items())
+
+
 def test_a_student_shares_no_weight_that_it_changes(model):
     costs = costs_of(model)
     made = prune(model, batches_of(model, 6), batches_of(model, 2), costs, 0.7 * costs.whole, method=Method(rounds=1))
