@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +173,11 @@ def measure(job: Job, names: Sequence[str], speed: float) -> dict[str, tuple[flo
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     if set(found) != set(names):
         models = {"source": job.model}
-        models |= {name: replace(load(resolve(job.work / f"{name}-{speed:g}"))) for name in names}
+        models |= {name: load(resolve(job.work / f"{name}-{speed:g}")) for name in names}
         with tempfile.TemporaryDirectory() as scratch:
             found = measure_ratios(models, SETTING, Path(scratch))
         kept.write_text(json.dumps(found), encoding="utf-8")
-    return {name: tuple(each) for name, each in found.items()}
+    return {name: (each[0], each[1], each[2]) for name, each in found.items()}
 
 
 def rows_of(job: Job, names: Sequence[str], speed: float) -> list[dict[str, Any]]:

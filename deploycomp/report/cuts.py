@@ -19,7 +19,8 @@ def units_left(steps: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for step in steps:
         for name, unit in step["facts"].get("units", {}).items():
-            found[name] = {**unit, "of": found.get(name, unit)["of"]}
+            whole = found[name]["of"] if name in found else unit["of"]
+            found[name] = {**unit, "of": whole}
     return dict(sorted(found.items(), key=lambda item: (int(item[0].partition(".")[0]), item[0])))
 
 
