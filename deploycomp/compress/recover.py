@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -87,8 +86,7 @@ def recover(
         nonlocal done
         deadline, pieces = began + 60 * minutes, _pieces(batches)
         with _Learner(student, anatomy, seed) as learner:
-            count = _affordable(distance, divergence, pieces, deadline, steps)
-            done = _train(learner, distance, divergence, _shuffled(pieces, seed), count, deadline, progress)
+            done = _train(learner, distance, divergence, _shuffled(pieces, seed), steps, deadline, progress)
 
     kept, before, after = keep_if_better(student, train, divergence)
     return {"steps": done, "seconds": time.perf_counter() - began, "before": before, "after": after, "kept": kept}
@@ -188,52 +186,53 @@ def _start(linear: nn.Linear, generator: torch.Generator) -> _Update:
     return _Update(linear, down, torch.zeros(linear.out_features, rank))
 
 
+@dataclass(frozen=True)
+class _Clock:
+    """How much of the training is over: by steps where their number is given, else by time."""
+
+    began: float
+    ends: float
+    steps: int | None
+
+    def share(self, done: int) -> float:
+        """After so many steps; 1 is the end."""
+        passed = (time.perf_counter() - self.began) / max(self.ends - self.began, 1e-9)
+        if passed >= 1 or self.steps is None:
+            return min(passed, 1.0)
+        return done / self.steps if self.steps else 1.0
+
+
 def _train(
     learner: _Learner,
     distance: _Distance,
     divergence: Callable[[], float],
     batches: Iterator[Batch],
-    steps: int,
+    steps: int | None,
     deadline: float,
     progress: Callable[[str, float], None] | None,
 ) -> int:
     """Take steps, leave the learner in its best state on held-out rows, and return how many were taken."""
     optimizer = torch.optim.AdamW(learner.values, lr=RATE, weight_decay=0.0)
+    began = time.perf_counter()
     best, state, done = divergence(), learner.snapshot(), 0
-    for done, batch in enumerate(itertools.islice(batches, steps), start=1):
+    now = time.perf_counter()
+    clock = _Clock(now, deadline - 2 * (now - began), steps)  # two more looks follow the last step
+    share = clock.share(0)
+    while share < 1:
         for group in optimizer.param_groups:
-            group["lr"] = RATE * (1 + math.cos(math.pi * (done - 1) / steps)) / 2
+            group["lr"] = RATE * (1 + math.cos(math.pi * share)) / 2
         optimizer.zero_grad()
-        distance(batch).backward()
+        distance(next(batches)).backward()
         optimizer.step()
-        late = time.perf_counter() > deadline
-        if late or done * CHECKS // steps > (done - 1) * CHECKS // steps:
-            now = divergence()
-            if now < best:
-                best, state = now, learner.snapshot()
+        done, before, share = done + 1, share, clock.share(done + 1)
+        if int(share * CHECKS) > int(before * CHECKS):
+            found = divergence()
+            if found < best:
+                best, state = found, learner.snapshot()
             if progress is not None:
-                progress(f"step {done} of {steps}", done / steps)
-        if late:
-            break
+                progress(f"step {done}", share)
     learner.restore(state)
     return done
-
-
-def _affordable(
-    distance: _Distance, divergence: Callable[[], float], batches: Sequence[Batch], deadline: float, steps: int | None
-) -> int:
-    """How many steps end before the deadline, by the time that a look and a step without learning take."""
-    began = time.perf_counter()
-    divergence()
-    looked = time.perf_counter()
-    sample = batches[:: max(1, len(batches) // 2)][:2]  # a short batch, which also warms up, and a middling one
-    for batch in sample:
-        distance(batch).backward()
-    ended = time.perf_counter()
-    step = (ended - looked) / len(sample)
-    left = deadline - ended - (CHECKS + 2) * (looked - began)
-    affordable = max(0, int(left / step))
-    return affordable if steps is None else min(steps, affordable)
 
 
 def _pieces(batches: Sequence[Batch]) -> list[Batch]:
