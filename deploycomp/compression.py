@@ -80,6 +80,7 @@ def compress(recipe: Recipe, model: TorchModel, context: Context, say: Progress)
         done.append({"step": config.step, "seconds": round(time.monotonic() - began, 2), "facts": facts})
     folder = context.work / "checkpoint"
     folder.mkdir()
+    checkpoint.round_weights(model)
     checkpoint.save(model, folder)
     made = load(resolve(folder), model.task)
     _check_same(model, made)

@@ -158,6 +158,7 @@ def make(job: Job, name: str, speed: float) -> Path:
     began = time.monotonic()
     made = METHODS[name][1](job, job.costs.whole / speed)
     seconds = time.monotonic() - began
+    checkpoint.round_weights(made)
     rows = read_rows(job.model, str(job.real.data))
     predictors = {"source": source_predictor(job.model), "artifact": source_predictor(made)}
     found = evaluate_candidates(predictors, rows, batch_size=32, max_drop=None, progress=None)

@@ -21,7 +21,7 @@ from deploycomp.export import export
 from deploycomp.graph import rewrite
 from deploycomp.models import resolve
 from deploycomp.models.anatomy import describe
-from deploycomp.models.checkpoint import save
+from deploycomp.models.checkpoint import round_weights, save
 from deploycomp.models.load import load
 from deploycomp.models.model import TorchModel
 from deploycomp.models.plan import SURGERY, Bias, Cut, Heads, Layers, Neurons, Vocabulary
@@ -98,6 +98,33 @@ def test_a_cut_model_loads_as_it_was_saved(tmp_path, arch, task):
     for path in folder.iterdir():
         assert (twice / path.name).read_bytes() == path.read_bytes(), path.name
     assert {path.name for path in twice.iterdir()} == {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_weights_keep_the_type_that_they_are_stored_in(tmp_path, dtype):
+    model = build(tmp_path / "whole", "bert", dtype=dtype)
+    model = cut(model, Heads(0, (1, 2, 3)), Neurons(1, (0, 2)))
+    with torch.no_grad():
+        for each in model.module.parameters():
+            each += 1e-4
+    round_weights(model)
+    folder = saved(model, tmp_path / "cut")
+    assert {each.dtype for each in load_file(folder / "model.safetensors").values()} == {getattr(torch, dtype)}
+    assert json.loads((folder / "config.json").read_text())["dtype"] == dtype
+    for one, two in zip(outputs(model), outputs(load(resolve(folder))), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_weights_that_would_overflow_are_stored_in_full(tmp_path):
+    model = build(tmp_path / "whole", "bert", dtype="float16")
+    with torch.no_grad():
+        next(model.module.parameters())[0, 0] = 1e6
+    round_weights(model)
+    folder = saved(model, tmp_path / "cut")
+    stored = load_file(folder / "model.safetensors")
+    assert {each.dtype for each in stored.values()} == {torch.float32}
+    assert max(float(each.max()) for each in stored.values()) == 1e6
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
 
 
 @pytest.mark.parametrize("task", ["token-classification", "question-answering", "feature-extraction"])
