@@ -49,7 +49,7 @@ def _stored_type(model: TorchModel) -> torch.dtype:
             with safe_open(model.source.path / name, "pt") as file:
                 found |= {file.get_slice(key).get_dtype() for key in file.keys()} - _WHOLE  # noqa: SIM118 (no mapping)
     stored = _TYPES.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
-    largest = max((float(each.abs().max()) for each in model.module.parameters() if each.numel()), default=0.0)
+    largest = max((float(each.detach().abs().max()) for each in model.module.parameters() if each.numel()), default=0.0)
     return stored if largest < torch.finfo(stored).max else torch.float32
 
 
