@@ -20,12 +20,9 @@ from deploycomp.onnxmodel import Facts
 from deploycomp.recipe import DropLayers, Int8, Prune, PruneFfn, PruneHeads, PruneVocabulary
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from deploycomp.compress.batches import Batch
     from deploycomp.compress.prune.costs import Costs
     from deploycomp.compress.prune.prune import Pruner
-    from deploycomp.data import Rows
     from deploycomp.models.model import TorchModel
 
 __all__ = ["DropLayersStep", "PruneStep", "PruneVocabularyStep"]
@@ -61,7 +58,7 @@ class _Rows:
 
 def _rows(model: TorchModel, context: Context, step: str, *, rows: int = ROWS, labels: bool = False) -> _Rows:
     from deploycomp.calibration import find_calibration
-    from deploycomp.compress.batches import make_batches
+    from deploycomp.compress.batches import label_tensor, make_batches
 
     found, why = find_calibration(context.recipe, model, context.judged, rows=rows, labeled=labels)
     hint = "--calibration train.jsonl (labels are not needed)"
@@ -71,7 +68,9 @@ def _rows(model: TorchModel, context: Context, step: str, *, rows: int = ROWS, l
         why = f"{found.facts['data']} gives no rows to judge choices on"
         raise UsageError(f"{step} needs rows to judge its choices on", why=why, hint="give more rows, and real ones")
     pad = model.tokenizer.pad_token_id or 0
-    right = _labels(model, found.rows) if labels and found.rows is not None else None
+    right = None
+    if labels and found.rows is not None:
+        right = label_tensor(found.rows.column("label"), model.labels, model.problem_type)
     batches = make_batches(found.feeds, pad_token_id=pad, limit=TOKENS, labels=right)
     held_out = make_batches(found.held_out_feeds, pad_token_id=pad, limit=HELD_OUT_TOKENS)
     counts = {
@@ -81,18 +80,6 @@ def _rows(model: TorchModel, context: Context, step: str, *, rows: int = ROWS, l
     }
     every = make_batches(found.feeds, pad_token_id=pad) if rows > ROWS else batches
     return _Rows(batches, held_out, {**found.facts, **counts}, every)
-
-
-def _labels(model: TorchModel, rows: Rows) -> Tensor:
-    """The rows' labels as the model's outputs count them: a class, one value for each of several, or a score."""
-    import torch
-
-    names, every = list(model.labels or ()), rows.column("label")
-    if model.problem_type == "single_label_classification":
-        return torch.tensor([names.index(each) for each in every])
-    if model.problem_type == "multi_label_classification":
-        return torch.tensor([[float(name in each) for name in names] for each in every])
-    return torch.tensor([[float(each)] for each in every])
 
 
 class PruneStep:

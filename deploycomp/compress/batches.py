@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "make_batches"]
+__all__ = ["Batch", "label_tensor", "make_batches"]
 
 TOKENS = 512
 """Tokens of a batch, padding included: what a backward pass of a BERT-base keeps of them is half a gigabyte."""
@@ -77,6 +78,25 @@ def make_batches(
             batches.append(Batch(_pad(rows[begin:end], pad_token_id), right))
             begin = end
     return batches
+
+
+def label_tensor(labels: Sequence[Any], names: Sequence[str] | None, problem_type: str | None) -> Tensor:
+    """Write labels as a model's outputs count them.
+
+    Args:
+        labels: Of rows: a name, several names, or a number.
+        names: The model's, in the order of its outputs.
+        problem_type: As transformers names it.
+
+    Returns:
+        The class, int64 [rows], or a value of each output, [rows, outputs].
+    """
+    order = list(names or ())
+    if problem_type == "single_label_classification":
+        return torch.tensor([order.index(each) for each in labels])
+    if problem_type == "multi_label_classification":
+        return torch.tensor([[float(name in each) for name in order] for each in labels])
+    return torch.tensor([[float(each)] for each in labels])
 
 
 def _pad(rows: list[Mapping[str, np.ndarray]], pad_token_id: int) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploycomp.compress.batches import Batch, make_batches
+from deploycomp.compress.batches import Batch, label_tensor, make_batches
 from deploycomp.models.model import TorchModel
 from tests import tiny
 
@@ -81,3 +81,20 @@ def test_the_limit_counts_real_tokens_from_the_first_row_on(lengths: list[int], 
 
 def test_no_rows_are_no_batches():
     assert make_batches([], pad_token_id=PAD) == []
+
+
+def test_labels_as_outputs_count_them():
+    names = ("no", "maybe", "yes")
+    assert label_tensor(["yes", "no"], names, "single_label_classification").tolist() == [2, 0]
+    several = label_tensor([["yes", "no"], []], names, "multi_label_classification")
+    assert several.tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    assert label_tensor([0.5, 2], None, "regression").tolist() == [[0.5], [2.0]]
+
+
+def test_labels_follow_their_rows():
+    lengths = [9, 3, 5, 3]
+    feeds = [feed(number, length) for number, length in enumerate(lengths)]
+    batches = make_batches(feeds, pad_token_id=PAD, tokens=12, labels=torch.tensor([10, 11, 12, 13]))
+    for batch in batches:
+        assert batch.labels is not None
+        assert batch.labels.tolist() == (batch.inputs["input_ids"][:, 0] - 1000 + 10).tolist()
