@@ -221,13 +221,14 @@ def _export(model: TorchModel, setting: Setting, folder: Path, *, fixed: bool = 
 
 
 def _times(graphs: Mapping[str, Path], settings: Benchmark, progress: Progress) -> dict[str, float]:
+    """Median of each graph's fastest block: a neighbour only ever adds time, and a table of medians bends with it."""
     from deploycomp.measure.benchmark import benchmark
     from deploycomp.measure.candidate import Candidate
 
     result: dict[str, Any] = benchmark(
         [Candidate(name, "onnx", path) for name, path in graphs.items()], settings, progress=progress
     )
-    return {cell["candidate"]: float(cell["p50_ms"]) for cell in result["cells"]}
+    return {cell["candidate"]: float(min(cell["block_p50_ms"])) for cell in result["cells"]}
 
 
 def _curve(times: Mapping[str, float], kind: str, count: int, *, layers: int) -> np.ndarray:
