@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploycomp.artifact import COMPRESSION, stage, translate_os_error
-from deploycomp.context import Context
+from deploycomp.context import Context, part_of
 from deploycomp.errors import UsageError, VerificationFailed
 from deploycomp.onnxmodel import Facts
 from deploycomp.recipe import Recipe
@@ -91,10 +91,6 @@ def _say(say: Progress, name: str, number: int, count: int, message: str, part: 
     say(f"{name}: {message}", (number + part) / count)
 
 
-def _part(say: Progress, start: float, end: float, message: str, share: float) -> None:
-    say(message, start + (end - start) * min(share, 1.0))
-
-
 def _check_same(model: TorchModel, made: TorchModel) -> None:
     import numpy as np
 
@@ -151,8 +147,8 @@ def compress_model(
         source = load(resolve(recipe.model, recipe.revision), recipe.task)
         context.judged = judged_rows(recipe, source)
         with translate_os_error(staging.work):
-            made, steps = compress(recipe, source, context, partial(_part, say, 0.05, 0.85))
-        evaluation = _evaluate(recipe, source, made, context.judged, partial(_part, say, 0.85, 0.98))
+            made, steps = compress(recipe, source, context, part_of(say, 0.05, 0.85))
+        evaluation = _evaluate(recipe, source, made, context.judged, part_of(say, 0.85, 0.98))
         report = _report(recipe, source, made, steps, evaluation, seconds=time.monotonic() - began)
         with translate_os_error(staging.path):
             checkpoint.save(made, staging.path)

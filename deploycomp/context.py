@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from deploycomp.calibration import Calibration
     from deploycomp.data import Rows
     from deploycomp.evaluate.parity import Reference
+    from deploycomp.graph.store import StoredGroup
     from deploycomp.runtime import Predictor
 
-__all__ = ["Context", "save_and_check"]
+__all__ = ["Context", "part_of", "save_and_check"]
 
 Progress = Callable[[str, float], None]
 
@@ -49,6 +50,8 @@ class Context:
     """The source model's pre- and post-processing."""
     side: Path | None = None
     """The folder that holds config.json and the tokenizer's files."""
+    stored: Sequence[StoredGroup] = ()
+    """Matrices that were traced as such, and are to be stored as what they are rebuilt from."""
     say: Progress = lambda _message, _share: None
 
     def path(self, step: str) -> Path:
@@ -58,6 +61,11 @@ class Context:
     def graph(self, step: str) -> Path:
         """*step*'s graph on disk, delivered or not."""
         return self.path(step) if self.path(step).exists() else self.work / step / "graph.onnx"
+
+    @property
+    def traced(self) -> Path:
+        """The FP32 graph with every matrix as such: what quantization works on."""
+        return self.work / "export" / "graph.onnx"
 
     def predictor(self, graph: Path) -> Predictor:
         """A graph of this run behind the source model's pre- and post-processing."""
@@ -94,14 +102,28 @@ class Context:
         return step == self.recipe.steps[-1].step or (step == "export" and self.recipe.keep_fp32)
 
 
-def save_and_check(step: str, precision: str, model: OnnxModel, context: Context) -> None:
+def part_of(say: Progress, start: float, end: float) -> Progress:
+    """Progress of a part that takes the bar from *start* to *end*."""
+    return lambda message, share: say(message, start + (end - start) * min(share, 1.0))
+
+
+def save_and_check(step: str, precision: str, model: OnnxModel, context: Context) -> Facts:
     """Write the graph as it will be delivered, open it as the target would, and compare its answers.
+
+    Returns:
+        The facts: what is stored as factors, where anything is.
 
     Raises:
         VerificationFailed: They differ from the source model's by more than the precision may cost.
     """
+    facts: Facts = {}
     if context.delivers(step):
+        if context.stored:
+            from deploycomp.graph.store import store
+
+            facts = {"stored": store(model, context.stored)}
         path, limit = context.path(step), context.recipe.export.external_data_bytes
         path.parent.mkdir(exist_ok=True)
         save_graph(model.model, path, external_data_bytes=limit, size=model.nbytes)
     context.parity.append(context.check(context.graph(step), precision, stage=step))
+    return facts

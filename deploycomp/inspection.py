@@ -122,6 +122,7 @@ def _model(model: TorchModel) -> dict[str, Any]:
         "head_dim": anatomy.head_dim,
         "intermediate_size": anatomy.intermediate_size,
         "units": _units(model),
+        "matrices": _matrices(model),
         "max_length": model.max_length,
         "labels": list(model.labels) if model.labels else None,
         "fused_attention": anatomy.fused_attention,
@@ -142,6 +143,16 @@ def _units(model: TorchModel) -> dict[str, dict[str, int]]:
     return found
 
 
+def _matrices(model: TorchModel) -> dict[str, Any]:
+    """What is stored in factors, those with one decoder together, as the facts of the step have it."""
+    from deploycomp.models.factors import factored, facts_of
+
+    groups: dict[int, dict[str, Any]] = {}
+    for path, each in factored(model.module).items():
+        groups.setdefault(id(each.decoder), {})[path] = each
+    return {" + ".join(group): facts_of(list(group.values())) for group in groups.values()}
+
+
 def _parts(model: TorchModel) -> dict[str, int]:
     """Parameters by what they are for; every parameter is counted once."""
     roles = dict.fromkeys(model.anatomy.embeddings.values(), "embeddings")
@@ -152,7 +163,8 @@ def _parts(model: TorchModel) -> dict[str, int]:
         roles |= dict.fromkeys(layer.norms, "norms")
     parts: Counter[str] = Counter()
     for name, parameter in model.module.named_parameters():
-        parts[roles.get(name.rpartition(".")[0], "head and other")] += parameter.numel()
+        owner = name.rpartition(".")[0].removesuffix(".decoder")
+        parts[roles.get(owner, "head and other")] += parameter.numel()
     return dict(parts.most_common())
 
 
@@ -161,13 +173,14 @@ def _flops(model: TorchModel) -> int:
 
     Heads above the encoder are left out: they run once a row, or are small.
     """
+    from deploycomp.models.factors import multiplied
     from deploycomp.models.surgery import head_count
 
     weights = heads = 0
-    matrices = dict(model.module.named_parameters())
+    modules = dict(model.module.named_modules())
     for layer in model.anatomy.layers:
         paths = (layer.q, layer.k, layer.v, layer.qkv, layer.o, layer.ffn_in, layer.ffn_out)
         # a sublayer of which nothing is left has no matrices
-        weights += sum(matrices[f"{path}.weight"].numel() for path in paths if f"{path}.weight" in matrices)
+        weights += sum(multiplied(modules[path]) for path in paths if path in modules)
         heads += head_count(model.module, layer, model.anatomy)
     return 2 * SEQUENCE * weights + 4 * SEQUENCE**2 * heads * model.anatomy.head_dim

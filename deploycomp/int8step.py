@@ -78,7 +78,7 @@ class Int8Step:
         """Open a session and hold the answers against the source model's."""
         if not any(done for done, _ in facts["nodes"].values()):
             raise VerificationFailed("INT8 quantized 0 nodes")
-        save_and_check("int8", "int8", model, context)
+        facts.update(save_and_check("int8", "int8", model, context))
 
 
 @dataclass
@@ -96,7 +96,7 @@ class _Bench:
         """The FP32 graph anew, its weights mapped from disk: quantizing works in place."""
         import onnx_ir as ir
 
-        path = self.smoothed or self.context.graph("export")
+        path = self.smoothed or self.context.traced
         return OnnxModel(ir.load(path), self.model.task, self.model.inputs, self.model.outputs)
 
     def part(self, start: float, end: float) -> Callable[[str, float], None]:
@@ -112,11 +112,11 @@ class _Bench:
 
         calibration = self.context.calibration
         assert calibration is not None
-        model, path = self.fresh(), self.context.graph("export")
+        model, path = self.fresh(), self.context.traced
         names = inputs_of_products(model)
         self.statistics = calibrate(model, path, calibration.feeds, names, progress=self.part(0.0, 0.2))
         smoothing: list[Facts] = []
-        if self.config.smooth:
+        if self.config.smooth and not self.context.stored:  # a weight that is rebuilt must stay what it is rebuilt to
             model, smoothing = smooth(model, self.statistics, bits=self.bits, explicit=True)
             if any(each["alpha"] for each in smoothing):
                 path = self.save(model, "smooth")
@@ -169,8 +169,8 @@ class _Bench:
             graphs[kind] = path
         if not graphs:
             return default, {"seconds": 0.0, "kept": default, "session": {}, "variants": []}  # `ensure` says it aloud
-        self.context.describe(self.context.graph("export"))
-        graphs["=fp32"] = self.context.graph("export")
+        self.context.describe(self.context.traced)
+        graphs["=fp32"] = self.context.traced
         shapes = self.context.recipe.benchmark or Benchmark()
         tuned = tune(graphs, shapes, refused=refused, progress=self.part(0.4, 0.8))
         return cast("Activations", tuned.graph), tuned.facts
@@ -219,7 +219,7 @@ class _Judge:
 
     def reference(self) -> list[np.ndarray]:
         """The FP32 answers on the same rows."""
-        return self._run(self.bench.context.graph("export"))
+        return self._run(self.bench.context.traced)
 
     def _run(self, path: Path) -> list[np.ndarray]:
         predictor = self.bench.context.predictor(path)
@@ -253,7 +253,7 @@ class _Judge:
         """
         from deploycomp.evaluate import check_labels
 
-        answers = self._predict(self.bench.context.graph("export"))
+        answers = self._predict(self.bench.context.traced)
         check_labels(self.rows, answers)
         return answers
 

@@ -20,14 +20,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from deploycomp.onnxmodel import save_graph
-from deploycomp.recipe import Benchmark, Export, Fixed, Int8
+from deploycomp.recipe import Benchmark, Export, Factorize, Fixed, Int8, Prune, PruneFfn, PruneHeads, Recipe
 
 if TYPE_CHECKING:
     from deploycomp.compress.prune.costs import Costs
     from deploycomp.models.model import TorchModel
     from deploycomp.models.plan import Cut
 
-__all__ = ["Setting", "latency_table", "measure_ratios"]
+__all__ = [
+    "BLOCKS",
+    "BLOCK_SECONDS",
+    "Progress",
+    "Setting",
+    "copied",
+    "export_graph",
+    "fastest_times",
+    "latency_table",
+    "measure_ratios",
+    "shorten",
+]
 
 Progress = Callable[[str, float], None]
 
@@ -61,6 +72,16 @@ class Setting:
     ops: Literal["fused", "standard"] = "fused"
     opset: int = 26
 
+    @staticmethod
+    def of(config: Prune | PruneHeads | PruneFfn | Factorize, recipe: Recipe, target: str) -> Setting:
+        """Where a step's speed counts: its shape and threads, at the precision that the recipe ends with."""
+        from deploycomp.runtime.cpu import why_weight_bits
+
+        int8 = any(isinstance(step, Int8) for step in recipe.steps)
+        bits: Literal[7, 8] | None = (7 if why_weight_bits(target)[0] == 7 else 8) if int8 else None
+        shape = config.batch_size, config.sequence_length, config.threads
+        return Setting(*shape, bits, recipe.export.ops, recipe.opset)
+
     def benchmark(self, blocks: int, seconds: float) -> Benchmark:
         """As settings of a measurement."""
         return Benchmark(
@@ -91,15 +112,17 @@ def latency_table(model: TorchModel, setting: Setting, work: Path, *, progress: 
     from deploycomp.compress.prune.sublayers import sublayers
 
     say = progress or (lambda _message, _share: None)
-    short = _shorten(model)
+    short = shorten(model)
     ends = sublayers(short.module, short.anatomy)
     counts = {part.kind: part.units for part in ends}
     graphs: dict[str, Path] = {}
     variants = _variants(short, counts)
     for number, (name, cuts) in enumerate(variants.items()):
         say(f"exporting {name}", 0.5 * number / len(variants))
-        graphs[name] = _export(_cut(short, cuts), setting, work / name, fixed=True)
-    times = _times(graphs, setting.benchmark(BLOCKS, BLOCK_SECONDS), lambda text, share: say(text, 0.5 + share / 2))
+        graphs[name] = export_graph(_cut(short, cuts), setting, work / name, fixed=True)
+    times = fastest_times(
+        graphs, setting.benchmark(BLOCKS, BLOCK_SECONDS), lambda text, share: say(text, 0.5 + share / 2)
+    )
     inner = {kind: _curve(times, kind, count, layers=_inner(short)) for kind, count in counts.items()}
     last = {kind: _last(times, kind, inner[kind]) for kind in counts}
     tables: dict[str, np.ndarray] = {}
@@ -133,7 +156,7 @@ def measure_ratios(
     graphs: dict[str, Path] = {}
     for name, model in models.items():
         there = work / name / GRAPH
-        graphs[name] = there if there.is_file() else _export(_copy(model), setting, work / name)
+        graphs[name] = there if there.is_file() else export_graph(copied(model), setting, work / name)
     candidates = [Candidate(name, "onnx", path) for name, path in graphs.items()]
     result = benchmark(candidates, setting.benchmark(RATIO_BLOCKS, RATIO_SECONDS), progress=progress)
     first, *others = models
@@ -145,7 +168,8 @@ def measure_ratios(
     return found
 
 
-def _copy(model: TorchModel) -> TorchModel:
+def copied(model: TorchModel) -> TorchModel:
+    """A copy whose weights are its own: an export lets go of them."""
     return replace(model, module=copy.deepcopy(model.module))
 
 
@@ -153,7 +177,7 @@ def _cut(model: TorchModel, cuts: list[Cut]) -> TorchModel:
     from deploycomp.models.anatomy import describe
     from deploycomp.models.surgery import apply
 
-    made = _copy(model)
+    made = copied(model)
     for cut in cuts:
         plan = apply(made.module, made.anatomy, made.plan, cut)
         anatomy = describe(made.module, made.module.config)  # type: ignore[arg-type]
@@ -161,7 +185,7 @@ def _cut(model: TorchModel, cuts: list[Cut]) -> TorchModel:
     return made
 
 
-def _shorten(model: TorchModel) -> TorchModel:
+def shorten(model: TorchModel) -> TorchModel:
     """Three layers and few words: the same sublayers, exported in a second."""
     from deploycomp.models.plan import Layers, Vocabulary
 
@@ -200,12 +224,14 @@ def _levels(count: int, shares: tuple[float, ...]) -> list[int]:
     return sorted({math.floor(share * count) for share in shares} - {count})
 
 
-def _export(model: TorchModel, setting: Setting, folder: Path, *, fixed: bool = False) -> Path:
+def export_graph(model: TorchModel, setting: Setting, folder: Path, *, fixed: bool = False) -> Path:
     """Export a model that nobody else needs, as the recipe would; with fixed dimensions in half the time."""
     from deploycomp.export import export
     from deploycomp.graph import rewrite
+    from deploycomp.models.factors import densify
     from deploycomp.quantize import quantize
 
+    densify(model.module)  # what is rebuilt is rebuilt once, before the first answer
     folder.mkdir(parents=True)
     shape = Fixed(batch=setting.batch_size, sequence=setting.sequence_length) if fixed else Fixed()
     onnx, _ = export(model, Export(ops=setting.ops, fixed=shape), opset=setting.opset)
@@ -220,7 +246,7 @@ def _export(model: TorchModel, setting: Setting, folder: Path, *, fixed: bool = 
     return path
 
 
-def _times(graphs: Mapping[str, Path], settings: Benchmark, progress: Progress) -> dict[str, float]:
+def fastest_times(graphs: Mapping[str, Path], settings: Benchmark, progress: Progress) -> dict[str, float]:
     """Median of each graph's fastest block: a neighbour only ever adds time, and a table of medians bends with it."""
     from deploycomp.measure.benchmark import benchmark
     from deploycomp.measure.candidate import Candidate

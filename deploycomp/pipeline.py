@@ -265,7 +265,7 @@ def _seal(run: _Run, manifest: dict[str, Any]) -> dict[str, Any]:
     return run.staging.seal({**manifest, "steps": facts, "parity": run.context.parity})
 
 
-_FLEETING = ("tuning", "sensitivity", "table", "measured", "trail", "recovery")
+_FLEETING = ("tuning", "sensitivity", "table", "measured", "trail", "recovery", "forms")
 
 
 def _lasting(facts: Facts) -> Facts:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from deploycomp.context import Context
+from deploycomp.context import Context, part_of
 from deploycomp.errors import GateFailed, InputRefused, UsageError, VerificationFailed
 from deploycomp.onnxmodel import Facts
-from deploycomp.recipe import DropLayers, Int8, Prune, PruneFfn, PruneHeads, PruneVocabulary
+from deploycomp.recipe import DropLayers, Prune, PruneFfn, PruneHeads, PruneVocabulary
+from deploycomp.torchrows import ROWS, TorchRows, find_rows
 
 if TYPE_CHECKING:
-    from deploycomp.compress.batches import Batch
     from deploycomp.compress.prune.costs import Costs
     from deploycomp.compress.prune.prune import Pruner
     from deploycomp.models.model import TorchModel
@@ -29,11 +29,6 @@ __all__ = ["DropLayersStep", "PruneStep", "PruneVocabularyStep"]
 
 Pruning = Prune | PruneHeads | PruneFfn
 
-ROWS = 1024
-"""Calibration rows, as far as `TOKENS` reaches."""
-TOKENS = 10_000
-"""Real tokens that are scored and fitted on: six for each unknown of the widest fit of a MiniLM (methods.md A)."""
-HELD_OUT_TOKENS = 6_000
 RECOVERY_ROWS = 8_192
 """Rows that gradients learn from, those above among them: minutes would see a thousand rows too often."""
 
@@ -43,43 +38,6 @@ CORRECTIONS = 3
 """Rounds more, where the table was wrong by more than that."""
 
 KINDS = {"prune": ("heads", "neurons"), "prune_heads": ("heads",), "prune_ffn": ("neurons",)}
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """What a torch step learns from and judges its choices on."""
-
-    batches: Sequence[Batch]
-    held_out: Sequence[Batch]
-    facts: Facts
-    every: Sequence[Batch]
-    """All rows that were drawn, beyond what is scored on."""
-
-
-def _rows(model: TorchModel, context: Context, step: str, *, rows: int = ROWS, labels: bool = False) -> _Rows:
-    from deploycomp.calibration import find_calibration
-    from deploycomp.compress.batches import label_tensor, make_batches
-
-    found, why = find_calibration(context.recipe, model, context.judged, rows=rows, labeled=labels)
-    hint = "--calibration train.jsonl (labels are not needed)"
-    if found is None:
-        raise UsageError(f"{step} needs rows to learn from", why=why, hint=hint)
-    if not found.held_out_feeds:
-        why = f"{found.facts['data']} gives no rows to judge choices on"
-        raise UsageError(f"{step} needs rows to judge its choices on", why=why, hint="give more rows, and real ones")
-    pad = model.tokenizer.pad_token_id or 0
-    right = None
-    if labels and found.rows is not None:
-        right = label_tensor(found.rows.column("label"), model.labels, model.problem_type)
-    batches = make_batches(found.feeds, pad_token_id=pad, limit=TOKENS, labels=right)
-    held_out = make_batches(found.held_out_feeds, pad_token_id=pad, limit=HELD_OUT_TOKENS)
-    counts = {
-        "rows": sum(batch.rows for batch in batches),
-        "tokens": sum(int(batch.mask.sum()) for batch in batches),
-        "held_out_rows": sum(batch.rows for batch in held_out),
-    }
-    every = make_batches(found.feeds, pad_token_id=pad) if rows > ROWS else batches
-    return _Rows(batches, held_out, {**found.facts, **counts}, every)
 
 
 class PruneStep:
@@ -101,16 +59,16 @@ class PruneStep:
             why = f"the task is {model.task}"
             raise UsageError("labels score text classification only", why=why, hint=f"{config.step} without labels")
         count = RECOVERY_ROWS if config.recover else ROWS
-        rows = _rows(model, context, config.step, rows=count, labels=config.labels)
+        rows = find_rows(context.recipe, model, context.judged, config.step, rows=count, labels=config.labels)
         work = context.work / config.step
         costs, budget, table = self._costs(config, model, context, work)
         pruner = Pruner(model, rows.batches, rows.held_out, costs, Method(kinds=KINDS[config.step]))
-        say = _part(context.say, 0.3, 0.8)
+        say = part_of(context.say, 0.3, 0.8)
         trail = _rounds(pruner, budget, config, say)
         measured: list[Facts] = []
         if config.speedup is not None:
             trail, measured = _meet(pruner, model, config, context, work, trail)
-        finished = _finish(pruner, model, rows, config, _part(context.say, 0.9, 1.0))
+        finished = _finish(pruner, model, rows, config, part_of(context.say, 0.9, 1.0))
         facts: Facts = {
             "goal": config.goal,
             "calibration": rows.facts,
@@ -139,12 +97,13 @@ class PruneStep:
     ) -> tuple[Costs, float, Facts | None]:
         from deploycomp.compress.prune.costs import flops, parameters
         from deploycomp.compress.prune.sublayers import sublayers
-        from deploycomp.latency import latency_table
+        from deploycomp.latency import Setting, latency_table
 
         parts = sublayers(model.module, model.anatomy)
         hidden = model.anatomy.hidden_size
         if config.speedup is not None:
-            costs = latency_table(model, _setting(config, context), work / "table", progress=_part(context.say, 0, 0.3))
+            setting = Setting.of(config, context.recipe, context.target)
+            costs = latency_table(model, setting, work / "table", progress=part_of(context.say, 0, 0.3))
             table = {name: [round(float(each), 4) for each in values] for name, values in costs.tables.items()}
             return costs, costs.whole / config.speedup, {"rest_ms": costs.rest, "ms": table}
         if config.flops is not None:
@@ -167,21 +126,6 @@ def _refuse_unknown(model: TorchModel, config: Pruning) -> None:
             why=why or "it is not in the table of anatomies",
             hint="prune_ffn leaves heads alone" if model.anatomy.known else "leave the step away",
         )
-
-
-def _setting(config: Pruning, context: Context) -> Any:
-    from deploycomp.latency import Setting
-    from deploycomp.runtime.cpu import why_weight_bits
-
-    int8 = any(isinstance(step, Int8) for step in context.recipe.steps)
-    bits: Literal[7, 8] | None = (7 if why_weight_bits(context.target)[0] == 7 else 8) if int8 else None
-    export = context.recipe.export
-    shape = config.batch_size, config.sequence_length, config.threads
-    return Setting(*shape, bits, export.ops, context.recipe.opset)
-
-
-def _part(say: Callable[[str, float], None], start: float, end: float) -> Callable[[str, float], None]:
-    return lambda message, share: say(message, start + (end - start) * min(share, 1.0))
 
 
 def _rounds(pruner: Pruner, budget: float, config: Pruning, say: Callable[[str, float], None]) -> list[Facts]:
@@ -213,15 +157,16 @@ def _meet(
     pruner: Pruner, model: TorchModel, config: Pruning, context: Context, work: Path, trail: list[Facts]
 ) -> tuple[list[Facts], list[Facts]]:
     """Measure the winner against the model it was, and do the last round again until the goal is met."""
-    from deploycomp.latency import measure_ratios
+    from deploycomp.latency import Setting, measure_ratios
 
     assert config.speedup is not None
+    setting = Setting.of(config, context.recipe, context.target)
     measured: list[Facts] = []
     for number in range(CORRECTIONS + 1):
         name = f"pruned-{number}"
-        say = _part(context.say, 0.8 + 0.1 * number / (CORRECTIONS + 1), 0.9)
+        say = part_of(context.say, 0.8 + 0.1 * number / (CORRECTIONS + 1), 0.9)
         pair = {"source": model, name: pruner.model}
-        speedup, low, high = measure_ratios(pair, _setting(config, context), work / "measured", progress=say)[name]
+        speedup, low, high = measure_ratios(pair, setting, work / "measured", progress=say)[name]
         cost = trail[-1]["cost"]
         predicted = pruner.costs.whole / cost
         measured.append({"predicted": predicted, "speedup": speedup, "low": low, "high": high, "cost": cost})
@@ -234,7 +179,7 @@ def _meet(
 
 
 def _finish(
-    pruner: Pruner, model: TorchModel, rows: _Rows, config: Pruning, say: Callable[[str, float], None]
+    pruner: Pruner, model: TorchModel, rows: TorchRows, config: Pruning, say: Callable[[str, float], None]
 ) -> Facts:
     """Refit norms and head where that helps on held-out rows, and distil where minutes were given."""
     from deploycomp.compress.recover import recover
@@ -263,7 +208,7 @@ class DropLayersStep:
 
         if not model.anatomy.known:
             raise InputRefused(f"layers of {model.anatomy.model_type} are not known", where=model.source.name)
-        rows = _rows(model, context, config.step)
+        rows = find_rows(context.recipe, model, context.judged, config.step)
         made, trail = drop_layers(
             Answers(model), model, rows.batches, rows.held_out, config.count, progress=context.say
         )

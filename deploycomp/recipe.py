@@ -26,13 +26,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from deploycomp.errors import UsageError
 
 __all__ = [
-    "GOALS",
+    "FACTOR_GOALS",
+    "MATRICES",
+    "PRUNE_GOALS",
     "TARGETS",
     "TASKS",
     "Benchmark",
     "DropLayers",
     "Evaluate",
     "Export",
+    "Factorize",
     "Fixed",
     "Int8",
     "Layout",
@@ -130,7 +133,7 @@ class Int8(_Strict):
 
 
 _Share = Annotated[float, Field(gt=0, lt=1)]
-GOALS = ("speedup", "flops", "parameters", "bytes")
+PRUNE_GOALS = ("speedup", "flops", "parameters", "bytes")
 """What pruning can aim at."""
 
 
@@ -160,13 +163,13 @@ class _Pruning(_Strict):
     @model_validator(mode="after")
     def _one_goal(self) -> _Pruning:
         if len(self.goal) != 1:
-            raise ValueError(f"pruning needs one goal of {', '.join(GOALS)}, this one has {len(self.goal)}")
+            raise ValueError(f"pruning needs one goal of {', '.join(PRUNE_GOALS)}, this one has {len(self.goal)}")
         return self
 
     @property
     def goal(self) -> dict[str, float]:
         """The goal by its name."""
-        return self.model_dump(include=set(GOALS), exclude_none=True)
+        return self.model_dump(include=set(PRUNE_GOALS), exclude_none=True)
 
 
 class Prune(_Pruning):
@@ -204,8 +207,68 @@ class PruneVocabulary(_Strict):
     """Data as for evaluation; None takes the calibration data, all of it."""
 
 
+Method = Literal["auto", "svd", "fisher_svd", "pca", "kfac", "linear_autoencoder", "autoencoder", "kronecker", "tucker"]
+"""How a matrix is factorized."""
+Matrices = Literal["embeddings", "query", "key", "value", "output", "ffn_in", "ffn_out"]
+MATRICES: tuple[Matrices, ...] = get_args(Matrices)
+
+
+class Factorize(_Strict):
+    """torch → torch: matrices stored as factors, or as what a decoder rebuilds them from."""
+
+    stage: ClassVar[str] = "torch"
+    step: Literal["factorize"] = "factorize"
+    size: _Share | None = None
+    """The share of all parameters that stays; ranks are allocated over the whole model."""
+    ratio: Annotated[float, Field(gt=1, le=1000)] | None = None
+    """How many times fewer numbers each matrix, or group of them, stores: the paper's compression ratio."""
+    speedup: Annotated[float, Field(gt=1, le=100)] | None = None
+    """How many times faster, measured here in ONNX Runtime; the embeddings stay as they are."""
+    method: Method = "auto"
+    """`auto` weighs directions by the loss (K-FAC) and fits them, bottom-up, to what really reaches them."""
+    grouping: Literal["separated", "joint", "concatenated"] = "joint"
+    """Which matrices share a decoder: none, Q, K and V of one layer, or those of one kind of all layers."""
+    matrices: Annotated[tuple[Matrices, ...], Field(min_length=1)] = MATRICES
+    form: Literal["auto", "smaller", "faster"] = "auto"
+    """Rebuild matrices once when a session is created, or multiply by two factors; `auto` measures which is faster."""
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    sequence_length: Annotated[int, Field(ge=1)] = 128
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Where speed is measured."""
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Factorize:
+        if len(self.goal) != 1:
+            raise ValueError(f"factorize needs one goal of {', '.join(FACTOR_GOALS)}, this one has {len(self.goal)}")
+        if self.speedup is not None and (self.form == "smaller" or not self.low_rank):
+            raise ValueError("only two factors can be faster: leave method and form at auto for a speedup")
+        if self.speedup is not None and self.grouping != "joint":
+            raise ValueError("a speedup needs grouping joint: Q, K and V share their first product")
+        if self.grouping == "concatenated" and self.method in ("auto", "kfac"):
+            raise ValueError(f"{self.method} weighs each layer by itself: another method for grouping concatenated")
+        if self.form == "faster" and not self.low_rank:
+            raise ValueError(f"{self.method} has no two factors to multiply by: form smaller")
+        if len(set(self.matrices)) != len(self.matrices):
+            raise ValueError("matrices names one twice")
+        return self
+
+    @property
+    def goal(self) -> dict[str, float]:
+        """The goal by its name."""
+        return self.model_dump(include=set(FACTOR_GOALS), exclude_none=True)
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether the result is a product of two matrices."""
+        return self.method not in ("autoencoder", "kronecker", "tucker")
+
+
+FACTOR_GOALS = ("size", "ratio", "speedup")
+"""What factorization can aim at."""
+
 Step = Annotated[
-    DropLayers | PruneVocabulary | PruneHeads | PruneFfn | Prune | Export | Int8, Field(discriminator="step")
+    DropLayers | PruneVocabulary | PruneHeads | PruneFfn | Prune | Factorize | Export | Int8,
+    Field(discriminator="step"),
 ]
 """One step; add a config class here and its function in `steps.py`."""
 
@@ -297,9 +360,9 @@ class Recipe(_Strict):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"step '{name}' stands twice")
-        order = {"torch": 0, "export": 1, "onnx": 2}
+        order = {"torch": 0, "factorize": 1, "export": 2, "onnx": 3}
         for before, after in zip(self.steps, self.steps[1:], strict=False):
-            if order[before.stage] > order[after.stage]:
+            if order.get(before.step, order[before.stage]) > order.get(after.step, order[after.stage]):
                 raise ValueError(f"step '{before.step}' works on {before.stage} and must come after '{after.step}'")
         export = next(step for step in self.steps if isinstance(step, Export))
         if "int8" in names and export.dtype != "fp32":
@@ -422,7 +485,8 @@ class _NoAliasLoader(yaml.SafeLoader):
 
 def _suggestion(key: str) -> str | None:
     models: tuple[type[BaseModel], ...] = (
-        Recipe, Export, Int8, Prune, DropLayers, PruneVocabulary, Calibrate, Evaluate, Benchmark, Gate, Fixed,
+        Recipe, Export, Int8, Prune, DropLayers, PruneVocabulary, Factorize, Calibrate, Evaluate, Benchmark, Gate,
+        Fixed,
     )  # fmt: skip
     for model in models:
         if key in model.model_fields:

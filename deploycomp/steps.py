@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from deploycomp.context import Context, save_and_check
 from deploycomp.errors import InputRefused, UsageError
+from deploycomp.factorizestep import FactorizeStep
 from deploycomp.int8step import Int8Step
 from deploycomp.onnxmodel import Facts, OnnxModel, save_graph
 from deploycomp.prunestep import DropLayersStep, PruneStep, PruneVocabularyStep
-from deploycomp.recipe import DropLayers, Export, Int8, Prune, PruneFfn, PruneHeads, PruneVocabulary
+from deploycomp.recipe import DropLayers, Export, Factorize, Int8, Prune, PruneFfn, PruneHeads, PruneVocabulary
 
 if TYPE_CHECKING:
     from deploycomp.evaluate.parity import Reference
+    from deploycomp.graph.store import StoredGroup
     from deploycomp.models.model import TorchModel
+    from deploycomp.recipe import Recipe
 
 __all__ = ["STEPS", "Context", "Step"]
 
@@ -61,17 +64,19 @@ class ExportStep:
                 f"a sequence of {config.fixed.sequence} is longer than the model's {model.max_length} positions",
                 hint=f"--fixed sequence={model.max_length}",
             )
+        dense, context.stored = _dense(model, context.recipe)
         context.reference = _record(model, config)
-        onnx, facts = export(model, config, opset=context.recipe.opset)
+        onnx, facts = export(dense, config, opset=context.recipe.opset)
         facts["rewrites"] = rewrite(onnx)
         facts["nodes"] = len(list(onnx.model.graph))
         settled = _settle(onnx, context)
+        dense.release()
         model.release()
         return settled, facts
 
     def ensure(self, config: Export, model: OnnxModel, facts: Facts, context: Context) -> None:
         """Run the graph at shapes it was not traced at."""
-        save_and_check("export", config.dtype, model, context)
+        facts.update(save_and_check("export", config.dtype, model, context))
 
 
 STEPS: dict[type, Step] = {
@@ -80,9 +85,28 @@ STEPS: dict[type, Step] = {
     PruneHeads: PruneStep(),
     PruneFfn: PruneStep(),
     Prune: PruneStep(),
+    Factorize: FactorizeStep(),
     Export: ExportStep(),
     Int8: Int8Step(),
 }
+
+
+def _dense(model: TorchModel, recipe: Recipe) -> tuple[TorchModel, list[StoredGroup]]:
+    """The model with ordinary matrices where it rebuilds them, and what they are rebuilt from.
+
+    INT8 stores that in INT8 too, so it is rounded first, in place, and every later answer comes from what is stored.
+    """
+    from deploycomp.models.factors import densify, factored
+    from deploycomp.storing import round_factors, stored_groups
+
+    if not factored(model.module):
+        return model, []
+    int8 = any(isinstance(step, Int8) for step in recipe.steps)
+    if int8:
+        round_factors(model.module)
+    dense = model.fork()
+    densify(dense.module)
+    return dense, stored_groups(model.module, bits=8 if int8 else 32)
 
 
 def _record(model: TorchModel, config: Export) -> Reference:
@@ -115,7 +139,7 @@ def _settle(model: OnnxModel, context: Context) -> OnnxModel:
     """
     import onnx_ir as ir
 
-    path = context.graph("export")
+    path = context.traced
     path.parent.mkdir()
     save_graph(model.model, path, external_data_bytes=0, size=model.nbytes)
     for value in model.model.graph.initializers.values():

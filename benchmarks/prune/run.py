@@ -40,8 +40,9 @@ from deploycomp.latency import Setting, latency_table, measure_ratios
 from deploycomp.models import checkpoint, resolve
 from deploycomp.models.load import load
 from deploycomp.models.model import TorchModel
-from deploycomp.prunestep import HELD_OUT_TOKENS, RECOVERY_ROWS, TOKENS
+from deploycomp.prunestep import RECOVERY_ROWS
 from deploycomp.recipe import Calibrate, Recipe
+from deploycomp.torchrows import HELD_OUT_TOKENS, TOKENS
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deploycomp-benchmarks" / "prune"
 HERE = Path(__file__).resolve().parent

@@ -17,6 +17,8 @@ from deploycomp.cli.options import (
     BatchSize,
     Columns,
     DropLayers,
+    Factorize,
+    FactorizeMethod,
     Json,
     Limit,
     MaxDrop,
@@ -106,6 +108,8 @@ def export(
     recover: Recover = None,
     drop_layers: DropLayers = None,
     prune_vocabulary: PruneVocabulary = False,
+    factorize: Factorize = None,
+    factorize_method: FactorizeMethod = None,
     calibration: Annotated[
         str | None,
         typer.Option(help="Learn ranges and cuts from these rows; default: the train split beside the --eval data."),
@@ -167,7 +171,12 @@ def export(
         },
         int8=int8,
         compression=compression_steps(
-            prune=prune, recover=recover, drop_layers=drop_layers, prune_vocabulary=prune_vocabulary
+            prune=prune,
+            recover=recover,
+            drop_layers=drop_layers,
+            prune_vocabulary=prune_vocabulary,
+            factorize=factorize,
+            factorize_method=factorize_method,
         ),
         quantization={
             "activations": activations,

@@ -11,6 +11,8 @@ from deploycomp.cli import options
 from deploycomp.cli.options import (
     Columns,
     DropLayers,
+    Factorize,
+    FactorizeMethod,
     Json,
     Limit,
     MaxDrop,
@@ -38,6 +40,8 @@ def compress(
     recover: Recover = None,
     drop_layers: DropLayers = None,
     prune_vocabulary: PruneVocabulary = False,
+    factorize: Factorize = None,
+    factorize_method: FactorizeMethod = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="The speed that counts is INT8's: an export with --int8 will follow.")
     ] = False,
@@ -59,7 +63,7 @@ def compress(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Prune a model into a checkpoint that loads, trains further and exports as any other."""
+    """Prune or factorize a model into a checkpoint that loads, trains further and exports as any other."""
     options.output_mode(json=json, quiet=quiet, verbose=verbose)
     from deploycomp.cli.recipes import build_recipe, compression_steps, default_checkpoint
 
@@ -69,7 +73,12 @@ def compress(
         export={},
         int8=int8,
         compression=compression_steps(
-            prune=prune, recover=recover, drop_layers=drop_layers, prune_vocabulary=prune_vocabulary
+            prune=prune,
+            recover=recover,
+            drop_layers=drop_layers,
+            prune_vocabulary=prune_vocabulary,
+            factorize=factorize,
+            factorize_method=factorize_method,
         ),
         calibrate={"data": calibration, "rows": calibration_rows},
         evaluate={

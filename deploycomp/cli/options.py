@@ -14,6 +14,8 @@ __all__ = [
     "BatchSize",
     "Columns",
     "DropLayers",
+    "Factorize",
+    "FactorizeMethod",
     "Json",
     "Limit",
     "MaxDrop",
@@ -50,6 +52,17 @@ Prune = Annotated[
 ]
 Recover = Annotated[
     float | None, typer.Option(help="Minutes of distillation after pruning, on unlabelled rows.", metavar="MINUTES")
+]
+Factorize = Annotated[
+    str | None,
+    typer.Option(
+        help="Store matrices in factors, down to a goal: size=50%, ratio=3 for each matrix, or 1.1x (measured here).",
+        metavar="GOAL",
+    ),
+]
+FactorizeMethod = Annotated[
+    str | None,
+    typer.Option(help="auto, svd, fisher_svd, pca, kfac, linear_autoencoder, autoencoder, kronecker, tucker."),
 ]
 DropLayers = Annotated[int | None, typer.Option(help="Drop this many layers, the least missed first.", min=1)]
 PruneVocabulary = Annotated[

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deploycomp.errors import UsageError
-from deploycomp.recipe import GOALS, Gate, Recipe, find_recipes
+from deploycomp.recipe import FACTOR_GOALS, PRUNE_GOALS, Gate, Recipe, find_recipes
 
 __all__ = [
     "build_gate",
@@ -80,22 +80,32 @@ def build_recipe(
     return Recipe.check(data, where=recipe or "command line")
 
 
-_GOAL = re.compile(r"(?:(?P<speedup>[0-9.]+)x|(?P<name>flops|parameters|bytes)=(?P<share>[0-9.]+%?))")
+_GOAL = re.compile(r"(?:(?P<speedup>[0-9.]+)x|(?P<name>[a-z]+)=(?P<value>[0-9.]+)(?P<percent>%?))")
+_PRUNE = "1.5x, flops=0.6, parameters=70% or bytes=70%"
+_FACTORIZE = "size=50%, ratio=3 or 1.1x"
 
 
 def compression_steps(
-    *, prune: str | None, recover: float | None, drop_layers: int | None, prune_vocabulary: bool
+    *,
+    prune: str | None,
+    recover: float | None,
+    drop_layers: int | None,
+    prune_vocabulary: bool,
+    factorize: str | None = None,
+    factorize_method: str | None = None,
 ) -> list[Values]:
-    """Turn the compressing flags into steps, in the order that pays: vocabulary, depth, width (methods.md).
+    """Turn the compressing flags into steps, in the order that pays: vocabulary, depth, width, rank (methods.md).
 
     Args:
         prune: A goal: `1.5x`, `flops=0.6`, `parameters=70%` or `bytes=70%`.
         recover: Minutes of distillation after pruning.
         drop_layers: Layers to drop.
         prune_vocabulary: Whether pieces that the calibration data does not need go.
+        factorize: A goal: `size=50%`, `ratio=3` or `1.1x`.
+        factorize_method: How.
 
     Raises:
-        UsageError: The goal cannot be read, or --recover stands alone.
+        UsageError: A goal cannot be read, or --recover or --factorize-method stands alone.
     """
     steps: list[Values] = []
     if prune_vocabulary:
@@ -104,27 +114,27 @@ def compression_steps(
         steps.append({"step": "drop_layers", "count": drop_layers})
     if prune is not None:
         more = {} if recover is None else {"recover": recover}
-        steps.append({"step": "prune", **_goal(prune), **more})
+        steps.append({"step": "prune", **_goal(prune, "--prune", _PRUNE, PRUNE_GOALS), **more})
     elif recover is not None:
         raise UsageError("--recover mends what pruning broke", hint="--prune 1.5x --recover 3")
+    if factorize is not None:
+        more = {} if factorize_method is None else {"method": factorize_method}
+        steps.append({"step": "factorize", **_goal(factorize, "--factorize", _FACTORIZE, FACTOR_GOALS), **more})
+    elif factorize_method is not None:
+        raise UsageError("--factorize-method needs a goal", hint="--factorize size=50%")
     return steps
 
 
-def _goal(text: str) -> Values:
+def _goal(text: str, option: str, hint: str, names: Sequence[str]) -> Values:
     found = _GOAL.fullmatch(text.strip())
     try:
         if found and found["speedup"]:
             return {"speedup": float(found["speedup"])}
-        if found:
-            share = found["share"]
-            return {found["name"]: float(share.rstrip("%")) / (100 if share.endswith("%") else 1)}
+        if found and found["name"] in names and found["name"] != "speedup":
+            return {found["name"]: float(found["value"]) / (100 if found["percent"] else 1)}
     except ValueError:
         pass
-    raise UsageError(
-        f"--prune cannot be read: {text!r}",
-        why="it names a goal",
-        hint="--prune 1.5x, flops=0.6, parameters=70% or bytes=70%",
-    )
+    raise UsageError(f"{option} cannot be read: {text!r}", why="it names a goal", hint=f"{option} {hint}")
 
 
 def _compression(steps: list[Values], wanted: Sequence[Values]) -> list[Values]:
@@ -133,8 +143,9 @@ def _compression(steps: list[Values], wanted: Sequence[Values]) -> list[Values]:
     for step in wanted:
         if step["step"] in names:
             place = names.index(step["step"])
-            goals = set(GOALS) & set(step)
-            kept = {key: value for key, value in steps[place].items() if not (key in GOALS and goals)}
+            every = {*PRUNE_GOALS, *FACTOR_GOALS}
+            goals = every & set(step)
+            kept = {key: value for key, value in steps[place].items() if not (key in every and goals)}
             steps[place] = {**kept, **step}
     return [step for step in wanted if step["step"] not in names] + steps
 

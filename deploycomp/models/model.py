@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,11 @@ class TorchModel:
             tensors = [torch.tensor(feeds[name], dtype=torch.int64) for name in self.inputs]
             results = dict(zip(self.outputs, forward_module(self)(*tensors), strict=True))
         return [results[name].numpy() for name in outputs]
+
+    def fork(self) -> TorchModel:
+        """A copy that shares every parameter, and so costs no memory: cuts and fits put new ones in their place."""
+        shared: dict[int, Any] = {id(each): each for each in self.module.parameters()}
+        return replace(self, module=copy.deepcopy(self.module, shared))
 
     def release(self) -> None:
         """Let go of the weights, whoever still refers to the module: torch's tracer keeps what it traced."""

@@ -12,7 +12,7 @@ strictly (`surgery.py`). Nothing here needs torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from typing import Any, cast
 from deploycomp.errors import InputRefused
 from deploycomp.models import strictjson
 
-__all__ = ["SURGERY", "Bias", "Cut", "Heads", "Layers", "Neurons", "Plan", "Vocabulary", "read_plan"]
+__all__ = ["SURGERY", "Bias", "Cut", "Factored", "Heads", "Layers", "Neurons", "Plan", "Vocabulary", "read_plan"]
 
 SURGERY = "surgery.json"
 FORMAT = 1
@@ -67,13 +67,24 @@ class Bias:
     module: str
 
 
-Cut = Heads | Neurons | Layers | Vocabulary | Bias
+@dataclass(frozen=True)
+class Factored:
+    """Matrices stored as what they are rebuilt from (`factors.py`), one decoder for all of them."""
+
+    modules: tuple[str, ...]
+    rule: str
+    form: str
+    sizes: dict[str, int]
+
+
+Cut = Heads | Neurons | Layers | Vocabulary | Bias | Factored
 _KINDS: dict[str, type[Any]] = {
     "heads": Heads,
     "neurons": Neurons,
     "layers": Layers,
     "vocabulary": Vocabulary,
     "bias": Bias,
+    "factored": Factored,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
@@ -157,6 +168,32 @@ def _sound(name: str, value: Any) -> bool:
     return type(value) is int and value > 0
 
 
+def _natural(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _paths(value: Any) -> bool:
+    """Some paths, none of them twice."""
+    each = cast("list[Any]", value) if isinstance(value, list) else []
+    return bool(each) and all(isinstance(path, str) for path in each) and len(set(each)) == len(each)
+
+
+def _sizes(value: Any) -> bool:
+    sizes = cast("dict[str, Any]", value) if isinstance(value, dict) else {"": None}
+    return all(map(_natural, sizes.values()))
+
+
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "layer": ("a number", _natural),
+    "module": ("a path", lambda value: isinstance(value, str)),
+    "modules": ("a list of paths", _paths),
+    "rule": ("a name", lambda value: isinstance(value, str)),
+    "form": ("smaller or faster", lambda value: value in ("smaller", "faster")),
+    "sizes": ("a table of numbers", _sizes),
+}
+"""Field of a cut → what it must be; *kept*, which is long, is looked at by itself."""
+
+
 def _cut(value: Any, where: str) -> Cut:
     kind = _KINDS.get(str(value.get("cut"))) if isinstance(value, dict) else None
     if kind is None:
@@ -165,10 +202,11 @@ def _cut(value: Any, where: str) -> Cut:
     fields = set(kind.__dataclass_fields__)
     if set(given) != fields:
         raise InputRefused("a cut has other keys", where=where, why=f"it needs {', '.join(sorted(fields))}")
-    if "module" in given and not isinstance(given["module"], str):
-        raise InputRefused("module is not a path", where=where)
-    if "layer" in given and (type(given["layer"]) is not int or given["layer"] < 0):
-        raise InputRefused("layer is not a number", where=where)
+    for name, (what, sound) in _FIELDS.items():
+        if name in given and not sound(given[name]):
+            raise InputRefused(f"{name} is not {what}", where=where)
+    if "modules" in given:
+        given["modules"] = tuple(given["modules"])
     if "kept" in given:
         kept = given["kept"]
         if not isinstance(kept, list) or not all(type(each) is int for each in cast("list[Any]", kept)):

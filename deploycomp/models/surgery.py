@@ -4,6 +4,7 @@
     Neurons     rows of FFN in (gate and up)  ·  columns of FFN out
     Layers      entries of the list of layers
     Vocabulary  rows of the word embedding, and of an output layer that speaks the same words
+    Factored    matrices, which give way to what they are rebuilt from (`factors.py`)
 
 A sublayer of which nothing is left computes its bias alone, so that an exporter drops the rest as dead code. What stays
 keeps its values: cutting equals setting the columns of O (or FFN out) to zero.
@@ -11,6 +12,7 @@ keeps its values: cutting equals setting the columns of O (or FFN out) to zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -19,9 +21,13 @@ from torch import Tensor, nn
 
 from deploycomp.errors import InputRefused
 from deploycomp.models.anatomy import Anatomy, LayerAnatomy, describe
-from deploycomp.models.plan import Bias, Cut, Heads, Layers, Plan, Vocabulary
+from deploycomp.models.factors import RULES, Decoder, FactoredEmbedding, FactoredLinear, factored
+from deploycomp.models.plan import Bias, Cut, Factored, Heads, Layers, Plan, Vocabulary
 
 __all__ = ["apply", "head_count", "head_units", "linear", "neuron_count", "replay", "uncuttable_heads", "unique_layers"]
+
+MOST_NUMBERS = 4
+"""Numbers that factors may hold, in squares of the matrix's longer side: two full factors hold two."""
 
 _HEAD_COUNTS = ("num_attention_heads", "n_heads", "num_heads")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layers")
@@ -117,6 +123,10 @@ def apply(module: Any, anatomy: Anatomy, plan: Plan, cut: Cut) -> Plan:
         InputRefused: The cut names what the model does not have.
     """
     with torch.no_grad():
+        if isinstance(cut, Factored):
+            _factor(module, cut)
+            return plan.then(cut)
+        _refuse_factored(module, cut)
         if isinstance(cut, Layers):
             plan = plan.based_on(_cut_layers(module, anatomy, cut.kept))
         elif isinstance(cut, Vocabulary):
@@ -267,6 +277,54 @@ def _cut_vocabulary(module: Any, kept: tuple[int, ...]) -> dict[str, Any]:
         if isinstance(value, int) and value in place:
             setattr(module.config, name, place[value])
     return {"vocab_size": count}
+
+
+def _refuse_factored(module: nn.Module, cut: Cut) -> None:
+    """What is stored in factors has no rows of its own to take away; layers go, and biases come, whatever it is."""
+    if isinstance(cut, (Layers, Bias)) or not factored(module):
+        return
+    raise InputRefused(
+        f"a factorized model is not cut further: {type(cut).__name__.lower()}",
+        why=f"{next(iter(factored(module)))} is stored in factors",
+        hint="prune first, then factorize",
+    )
+
+
+def _factor(module: Any, cut: Factored) -> None:
+    """Put modules without values in the place of these, all with one decoder; a bias keeps its values."""
+    rule = RULES.get(cut.rule)
+    if rule is None or set(cut.sizes) != set(rule.sizes):
+        raise InputRefused(f"the surgery plan names the unknown rule {cut.rule} with {sorted(cut.sizes)}")
+    if cut.form == "faster" and (cut.rule != "low_rank" or cut.sizes["norms"] or cut.sizes["shift"]):
+        raise InputRefused("only two factors and nothing else can be multiplied one after the other", where=cut.rule)
+    known = dict(module.named_modules())
+    decoder: Decoder | None = None
+    for path in cut.modules:
+        old = known.get(path)
+        if type(old) not in (nn.Linear, nn.Embedding):
+            raise InputRefused(f"the surgery plan factorizes {path}, which is no matrix of this model")
+        rows, columns = old.weight.shape  # type: ignore[union-attr]
+        if columns != linear(module, cut.modules[0]).weight.shape[1]:
+            raise InputRefused(f"{path} has other columns than {cut.modules[0]}, with which it shares a decoder")
+        _check_sizes(cut, rows, columns)
+        decoder = decoder or Decoder(rule.shapes(cut.sizes, rows, columns)[1])
+        if isinstance(old, nn.Embedding):
+            made: nn.Module = FactoredEmbedding(cut.rule, cut.sizes, old, decoder)
+        else:
+            made = FactoredLinear(cut.rule, cut.sizes, old, decoder, form=cut.form, bias=old.bias is not None)  # type: ignore[arg-type,union-attr]
+            if made.bias is not None:
+                made.bias.copy_(old.bias)  # type: ignore[union-attr]
+        _replace(module, path, made)
+
+
+def _check_sizes(cut: Factored, rows: int, columns: int) -> None:
+    """A plan may not ask for more memory than factors of full rank take."""
+    if not all(cut.sizes[name] for name in cut.sizes if name not in ("norms", "shift")):
+        raise InputRefused("the surgery plan names a size of 0", where=cut.modules[0])
+    own, shared = RULES[cut.rule].shapes(cut.sizes, rows, columns)
+    numbers = sum(math.prod(shape) for shape in (*own.values(), *shared.values()))
+    if numbers > MOST_NUMBERS * max(rows, columns) ** 2:
+        raise InputRefused(f"the surgery plan stores {numbers:,} numbers for {rows} x {columns}", where=cut.modules[0])
 
 
 def _add_bias(layer: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploycomp.report import format as fmt
-from deploycomp.report.cuts import COMPRESSION_WORDS, unit_lines
+from deploycomp.report.cuts import COMPRESSION_WORDS, matrix_lines, unit_lines
 from deploycomp.report.terminal import evaluation_lines
 
 __all__ = ["compression_lines"]
@@ -18,7 +18,7 @@ def compression_lines(report: Mapping[str, Any]) -> list[str]:
     lines = [f"{fmt.count(before)} parameters → {fmt.count(after)} ({fmt.percent(after / before, 1)})"]
     for step in report["steps"]:
         lines += [f"{step['step']}: {line}" for line in COMPRESSION_WORDS[step["step"]](step["facts"])]
-        lines += unit_lines(step["facts"].get("units", {}))
+        lines += unit_lines(step["facts"].get("units", {})) + matrix_lines(step["facts"].get("matrices", {}))
     if report["evaluation"] is not None:
         lines += evaluation_lines(report["evaluation"])
     return lines

@@ -8,7 +8,7 @@ from typing import Any
 from deploycomp.report import format as fmt
 from deploycomp.report.text import shorten
 
-__all__ = ["COMPRESSION_WORDS", "unit_lines", "units_left"]
+__all__ = ["COMPRESSION_WORDS", "matrix_form", "matrix_lines", "unit_lines", "units_left"]
 
 BAR = 16
 """Letters of a full bar."""
@@ -36,9 +36,31 @@ def unit_lines(units: Mapping[str, Mapping[str, int]]) -> list[str]:
     return lines
 
 
+def matrix_lines(matrices: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Draw what is stored of matrices: a line for each group, a bar for its numbers, and the form they have."""
+    width = max(map(len, matrices), default=0)
+    return [
+        f"  {name:<{width}}  {_track(each['numbers'], each['of'])} {fmt.percent(each['numbers'] / each['of'], 0):>5}  "
+        f"{matrix_form(each)}"
+        for name, each in matrices.items()
+    ]
+
+
+def matrix_form(matrix: Mapping[str, Any]) -> str:
+    """Say how one group of matrices is stored, and how it is used."""
+    if "rule" not in matrix:
+        return "dense"
+    sizes = ", ".join(f"{name} {size}" for name, size in matrix["sizes"].items() if name not in ("norms", "shift"))
+    return f"{matrix['rule'].replace('_', ' ')}, {sizes}" + (", two products" if matrix["form"] == "faster" else "")
+
+
 def _bar(unit: Mapping[str, int]) -> str:
-    full = round(BAR * unit["kept"] / unit["of"]) if unit["of"] else 0
-    return f"{'█' * full}{'░' * (BAR - full)} {unit['kept']:>4} of {unit['of']:<4}"
+    return f"{_track(unit['kept'], unit['of'])} {unit['kept']:>4} of {unit['of']:<4}"
+
+
+def _track(kept: int, of: int) -> str:
+    full = round(BAR * kept / of) if of else 0
+    return "█" * full + "░" * (BAR - full)
 
 
 def _prune(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -54,9 +76,7 @@ def _prune(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"measured {each['speedup']:.2f} times faster ({ends}), predicted {each['predicted']:.2f}"
     rows = facts["calibration"]
     yield f"scored on {rows['rows']} rows of {shorten(rows['data'])}, chosen on {rows['held_out_rows']} others"
-    for refit in facts["refits"]:
-        what = "kept" if refit["kept"] else "not kept"
-        yield f"{refit['what']} refitted, {what}: divergence {refit['before']:.4g} → {refit['after']:.4g}"
+    yield from _refits(facts)
     if recovery := facts["recovery"]:
         yield (
             f"distilled for {recovery['steps']} steps in {recovery['seconds']:.0f} s: "
@@ -77,11 +97,37 @@ def _vocabulary(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{held_out['changed']} of {held_out['rows']} judged rows ({share}) are cut into other pieces"
 
 
+def _factorize(facts: Mapping[str, Any]) -> Iterator[str]:
+    sizes, matrices = facts["parameters"], facts["matrices"]
+    stored = [each for each in matrices.values() if "rule" in each]
+    yield (
+        f"{fmt.count(sizes['before'])} parameters became {fmt.count(sizes['after'])}: "
+        f"{len(stored)} of {fmt.plural(len(matrices), 'group')} of matrices stored in factors ({facts['method']})"
+    )
+    rows = facts["calibration"]
+    yield f"weighed on {rows['rows']} rows of {shorten(rows['data'])}, judged on {rows['held_out_rows']} others"
+    for each in facts["measured"][-1:]:
+        ends = f"{each['low']:.2f} to {each['high']:.2f}"
+        yield f"measured {each['speedup']:.2f} times faster ({ends}), predicted {each['predicted']:.2f}"
+    if forms := facts["forms"]:
+        ends = f"{forms['low']:.2f} to {forms['high']:.2f}"
+        what = "is taken" if forms["chosen"] == "faster" else "is not: matrices are rebuilt once"
+        yield f"multiplying by two factors measured {forms['ratio']:.2f} times as fast ({ends}), so it {what}"
+    yield from _refits(facts)
+
+
+def _refits(facts: Mapping[str, Any]) -> Iterator[str]:
+    for refit in facts["refits"]:
+        what = "kept" if refit["kept"] else "not kept"
+        yield f"{refit['what']} refitted, {what}: divergence {refit['before']:.4g} → {refit['after']:.4g}"
+
+
 COMPRESSION_WORDS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "prune": _prune,
     "prune_heads": _prune,
     "prune_ffn": _prune,
     "drop_layers": _drop_layers,
     "prune_vocabulary": _vocabulary,
+    "factorize": _factorize,
 }
 """Name of a step → what its facts say."""

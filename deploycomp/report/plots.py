@@ -8,7 +8,7 @@ from typing import Any
 
 from deploycomp.report import format as fmt
 from deploycomp.report.choices import restored_layers
-from deploycomp.report.cuts import units_left
+from deploycomp.report.cuts import matrix_form, units_left
 from deploycomp.report.drawing import (
     AXIS,
     BAR,
@@ -76,7 +76,7 @@ def draw_plots(report: Report) -> list[Plot]:
         The plots in the order of the page, the same bytes for the same report.
     """
     drawers: tuple[Callable[[Report], Plot | None], ...]
-    drawers = (_size, _latency, _units, _coverage, _quality, _layers, _sensitivity)
+    drawers = (_size, _latency, _units, _matrices, _coverage, _quality, _layers, _sensitivity)
     with style():
         return [plot for drawer in drawers if (plot := drawer(report)) is not None]
 
@@ -204,6 +204,16 @@ def _units(report: Report) -> Plot | None:
     words = [f"{kept} of {of}" for _, kept, of in rows]
     svg = _shares("units", [(name, kept / max(of, 1)) for name, kept, of in rows], words, "Units that stay")
     return Plot("units", "What is left", "Attention heads and feed-forward neurons that stay, by layer.", svg)
+
+
+def _matrices(report: Report) -> Plot | None:
+    matrices = facts_of(report, "factorize").get("matrices", {})
+    if not matrices:
+        return None
+    rows = [(name.replace(".", " "), each["numbers"] / max(each["of"], 1)) for name, each in matrices.items()]
+    words = [matrix_form(each) for each in matrices.values()]
+    svg = _shares("matrices", rows, words, "Numbers that are stored")
+    return Plot("matrices", "What is stored", "Numbers that are stored of each matrix, or group of them.", svg)
 
 
 def _shares(name: str, rows: Sequence[tuple[str, float]], words: Sequence[str], said: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploycomp.report import format as fmt
-from deploycomp.report.cuts import unit_lines
+from deploycomp.report.cuts import matrix_lines, unit_lines
 from deploycomp.report.text import shorten
 from deploycomp.report.verdict import change_words
 
@@ -71,6 +71,7 @@ def _model_lines(found: Mapping[str, Any]) -> list[str]:
     ]
     if any(each["kept"] < each["of"] for each in found["units"].values()):
         lines += unit_lines(found["units"])
+    lines += matrix_lines(found["matrices"])
     for part, number in found["parts"].items():
         lines.append(f"  {part:<16} {fmt.count(number):>10}  {fmt.percent(number / found['parameters'], 1)}")
     fused = "goes through transformers' attention interface: exported fused"

@@ -38,6 +38,7 @@ TITLES = {
     "prune_ffn": "Prune neurons",
     "drop_layers": "Drop layers",
     "prune_vocabulary": "Prune the vocabulary",
+    "factorize": "Store matrices in factors",
     "export": "Export to ONNX",
     "int8": "Quantize to INT8",
 }

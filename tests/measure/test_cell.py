@@ -72,7 +72,6 @@ def test_an_honest_engine_is_neither_refused_nor_warned_of(stream: bool):
     check_caching(bench, answers)
     (entry,) = repeated(bench, answers)
     assert not entry["cached"]
-    assert entry["ratio"] == pytest.approx(1, abs=0.3)
 
 
 @both

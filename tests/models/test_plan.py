@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploycomp.errors import InputRefused
-from deploycomp.models.plan import SURGERY, Bias, Cut, Heads, Layers, Neurons, Plan, Vocabulary, read_plan
+from deploycomp.models.plan import SURGERY, Bias, Cut, Factored, Heads, Layers, Neurons, Plan, Vocabulary, read_plan
 
 kept = st.lists(st.integers(0, 5000), unique=True, max_size=12).map(sorted).map(tuple)
 layers = st.integers(0, 50)
@@ -22,6 +22,13 @@ cuts = st.one_of(
     st.builds(Layers, kept),
     st.builds(Vocabulary, kept),
     st.builds(Bias, st.text()),
+    st.builds(
+        Factored,
+        st.lists(st.text(), min_size=1, max_size=4, unique=True).map(tuple),
+        st.text(),
+        st.sampled_from(["smaller", "faster"]),
+        st.dictionaries(st.text(), st.integers(0, 10**6), max_size=4),
+    ),
 )
 bases = st.fixed_dictionaries(
     {},

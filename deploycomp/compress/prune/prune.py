@@ -85,7 +85,7 @@ class Pruner:
         self, model: TorchModel, batches: Sequence[Batch], held_out: Sequence[Batch], costs: Costs, method: Method
     ):
         self.batches, self.held_out, self.costs, self.method = batches, held_out, costs, method
-        self.model = _fork(model)
+        self.model = model.fork()
         self.answers = Answers(model)
         self.soft = Answers(model, temperature=TEMPERATURE)
         self.teacher = self.answers.record(model.module, held_out)
@@ -148,7 +148,7 @@ class Pruner:
             if levels in seen:
                 continue
             seen.append(levels)
-            self.model = _fork(self.before)
+            self.model = self.before.fork()
             self._cut(levels, self.seen)
             tried.append(self.divergence())
             if not tried[-1] >= min(tried[:-1], default=float("inf")):
@@ -204,12 +204,6 @@ class Pruner:
             return sorted(torch.topk(scores, kept).indices.tolist())
 
         return pick
-
-
-def _fork(model: TorchModel) -> TorchModel:
-    """A copy that shares every parameter, and so costs no memory: cuts and fits put new ones in their place."""
-    shared: dict[int, Any] = {id(each): each for each in model.module.parameters()}
-    return replace(model, module=copy.deepcopy(model.module, shared))
 
 
 def prune(

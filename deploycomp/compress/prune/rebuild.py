@@ -167,6 +167,12 @@ class Walk:
                 self._run(place)
             yield inputs[-1], found[0]
 
+    def inputs(self, layer: int, path: str) -> Iterator[Tensor]:
+        """Yield what goes into a submodule of a layer, for each batch."""
+        self._climb(layer)
+        for place in range(len(self.batches)):
+            yield self._input_of(self.module.get_submodule(path), place)
+
     def _climb(self, layer: int) -> None:
         """Move the kept hidden states up to the input of *layer*."""
         while self.at < layer:
@@ -175,14 +181,14 @@ class Walk:
                 self.hidden[place] = self._input_of(above, place)
             self.at += 1
 
-    def _input_of(self, layer: nn.Module, place: int) -> Tensor:
+    def _input_of(self, part: nn.Module, place: int) -> Tensor:
         found: list[Tensor] = []
 
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             found.append(args[0] if args else kwargs["hidden_states"])
             raise _Stop
 
-        handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
+        handle = part.register_forward_pre_hook(stop, with_kwargs=True)
         try:
             self._run(place)
         finally:

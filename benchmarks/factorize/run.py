@@ -1,0 +1,195 @@
+"""Does the autoencoder beat factorization offline? The comparison of Banaei et al. 2023, on fine-tuned models.
+
+    .venv/bin/python benchmarks/factorize/run.py [--models stsb,sst2,clinc150] [--ratios 3,10,25] [--limit 1000]
+
+One kind of matrix at a time (embeddings, key, FFN out) is stored with a third, a tenth, a 25th of its numbers, and put
+back without any training on text: every method, each matrix alone (separated) and all layers' together with one decoder
+(concatenated). Rows of the train split weigh directions for the methods that use data; test rows are reported (SST-2:
+validation). Every cell is kept (`--work`), and a second call goes on where the first was stopped. Markdown to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for what all benchmarks share
+
+from cells import CACHE, SUBJECTS, Subject, change, interval, kept, subject
+from common import machine, say
+
+from deploycomp.compress.answers import Answers
+from deploycomp.compress.factorize.matrices import install, units_of
+from deploycomp.compress.factorize.methods import METHODS, Job, Request
+from deploycomp.compress.factorize.moments import Moments, measure_moments
+
+KINDS = {"embeddings": "Embeddings", "key": "Key", "ffn_out": "FFN out"}
+ORDER = (
+    "svd", "fisher_svd", "pca", "kfac", "linear_autoencoder", "autoencoder", "kronecker", "tucker",
+)  # fmt: skip
+NAMES = {
+    "svd": "SVD",
+    "fisher_svd": "Fisher-weighted SVD",
+    "pca": "output PCA (data)",
+    "kfac": "K-FAC (data)",
+    "linear_autoencoder": "linear autoencoder",
+    "autoencoder": "autoencoder",
+    "kronecker": "Kronecker sum",
+    "tucker": "Tucker",
+}
+TEMPERATURE, SEED = 2.0, 0
+LIMIT = 1_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one kind of matrix of one model."""
+
+    model: str
+    kind: str
+    ratio: float
+    method: str
+    grouping: str
+
+    def place(self, work: Path) -> Path:
+        """Where it is kept."""
+        return work / self.model / f"{self.kind}-{self.ratio:g}-{self.method}-{self.grouping}.json"
+
+
+def cells(model: str, ratios: Sequence[float]) -> Iterator[Cell]:
+    """All of one model, the quick ones first."""
+    for method in ORDER:
+        for kind in KINDS:
+            for ratio in ratios:
+                for grouping in ("separated", "concatenated"):
+                    if grouping == "concatenated" and (kind == "embeddings" or method == "kfac"):
+                        continue  # there is one table; K-FAC weighs each layer by itself
+                    yield Cell(model, kind, ratio, method, grouping)
+
+
+def measure(cell: Cell, on: Subject, moments: Mapping[str, Moments]) -> dict[str, Any]:
+    """Store one kind of matrix, and judge the model that has it back."""
+    began = time.perf_counter()
+    model = on.model
+    units = units_of(model.module, model.anatomy, [cell.kind], cell.grouping)
+    student, numbers, of = model.fork(), 0, 0
+    try:
+        for unit in units:
+            group = unit.group(model.module)
+            biases = [getattr(model.module.get_submodule(path), "bias", None) for path in unit.paths]
+            request = Request(ratio=cell.ratio)
+            job = Job(group, [moments[path] for path in unit.paths], biases, request, lambda _: None)
+            stored = METHODS[cell.method].make(job)
+            student = install(student, unit, stored, "smaller")
+            numbers, of = numbers + stored.numbers, of + group.shape[0] * group.shape[1]
+    except ValueError as error:
+        return {"refused": str(error)}
+    seconds = time.perf_counter() - began
+    return {"numbers": numbers, "of": of, "seconds": seconds, "scores": on.scores(student)}
+
+
+def run(name: str, ratios: Sequence[float], limit: int, work: Path) -> dict[Cell, dict[str, Any]]:
+    """Measure what is missing of one model."""
+    on = subject(name, limit)
+    say(f"{name}: {len(on.gold)} judged rows, {on.rows.facts['rows']} to learn from")
+    paths = [
+        path
+        for unit in units_of(on.model.module, on.model.anatomy, ["key", "ffn_out"], "separated")
+        for path in unit.paths
+    ]
+    soft = Answers(on.model, temperature=TEMPERATURE)
+    embedding = on.model.anatomy.embeddings["word"]
+    moments = measure_moments(soft, on.model.module, embedding, paths, on.rows.batches, seed=SEED)
+    source = Cell(name, "source", 1, "none", "none")
+    found = {source: kept(source.place(work), lambda: {"scores": on.scores(on.model)})}
+    for cell in cells(name, ratios):
+        found[cell] = kept(cell.place(work), lambda cell=cell: measure(cell, on, moments))
+    _print(on, found, ratios)
+    return found
+
+
+def _print(on: Subject, found: Mapping[Cell, dict[str, Any]], ratios: Sequence[float]) -> None:
+    source = next(value for cell, value in found.items() if cell.kind == "source")
+    whole = interval(on, source["scores"])
+    print(f"\n### {on.name}: {on.metric} × 100 without any training ({len(on.gold)} rows; source {_words(whole)})\n")
+    columns = [(kind, ratio) for kind in KINDS for ratio in ratios]
+    print("| | " + " | ".join(f"{KINDS[kind]} ÷{ratio:g}" for kind, ratio in columns) + " |")
+    print("|---|" + "---:|" * len(columns))
+    for method in ORDER:
+        for grouping in ("separated", "concatenated"):
+            row = [found.get(Cell(on.name, kind, ratio, method, grouping)) for kind, ratio in columns]
+            if any(each is not None for each in row):
+                texts = [_cell(on, each) for each in row]
+                print(f"| {NAMES[method]}, {grouping} | " + " | ".join(texts) + " |")
+    print("\nNumbers stored, in thousands:\n")
+    print("| | " + " | ".join(f"{KINDS[kind]} ÷{ratio:g}" for kind, ratio in columns) + " |")
+    print("|---|" + "---:|" * len(columns))
+    for method in ORDER:
+        for grouping in ("separated", "concatenated"):
+            row = [found.get(Cell(on.name, kind, ratio, method, grouping)) for kind, ratio in columns]
+            if any(each is not None for each in row):
+                texts = ["" if each is None or "refused" in each else f"{each['numbers'] / 1e3:.1f}" for each in row]
+                print(f"| {NAMES[method]}, {grouping} | " + " | ".join(texts) + " |")
+    _claims(on, found, ratios)
+
+
+def _words(value: Any) -> str:
+    return f"{100 * value.value:.1f} ({100 * value.low:.1f}…{100 * value.high:.1f})"
+
+
+def _cell(on: Subject, value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return ""
+    return "–" if "refused" in value else f"{100 * interval(on, value['scores']).value:.1f}"
+
+
+CLAIMS = (
+    (("autoencoder", "concatenated"), ("svd", "concatenated")),
+    (("svd", "concatenated"), ("svd", "separated")),
+    (("linear_autoencoder", "concatenated"), ("svd", "concatenated")),
+    (("autoencoder", "separated"), ("svd", "separated")),
+)
+"""What the paper's order says: the first is ahead of the second."""
+
+
+def _claims(on: Subject, found: Mapping[Cell, dict[str, Any]], ratios: Sequence[float]) -> None:
+    print("\nAhead by, in points (95 % interval of the paired difference):\n")
+    columns = [(kind, ratio) for kind in KINDS for ratio in ratios]
+    print("| | " + " | ".join(f"{KINDS[kind]} ÷{ratio:g}" for kind, ratio in columns) + " |")
+    print("|---|" + "---:|" * len(columns))
+    for first, second in CLAIMS:
+        texts: list[str] = []
+        for kind, ratio in columns:
+            pair = [found.get(Cell(on.name, kind, ratio, *each)) for each in (first, second)]
+            if any(each is None or "refused" in each for each in pair):
+                texts.append("")
+                continue
+            drop = change(on, pair[0]["scores"], pair[1]["scores"])  # type: ignore[index]
+            texts.append(f"{100 * drop.value:+.1f} ({100 * drop.low:+.1f}…{100 * drop.high:+.1f})")
+        names = [f"{NAMES[method]}, {grouping}" for method, grouping in (first, second)]
+        print(f"| {names[0]} over {names[1]} | " + " | ".join(texts) + " |")
+
+
+def main() -> None:
+    """Measure what is missing, and print every table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(SUBJECTS))
+    parser.add_argument("--ratios", default="3,10,25")
+    parser.add_argument("--limit", type=int, default=LIMIT, help="judged rows of each model")
+    parser.add_argument("--work", type=Path, default=CACHE / "paper")
+    asked = parser.parse_args()
+    ratios = [float(each) for each in asked.ratios.split(",")]
+    for name in asked.models.split(","):
+        if name not in SUBJECTS:
+            parser.error(f"unknown model {name!r}; known: {', '.join(SUBJECTS)}")
+        run(name, ratios, asked.limit, asked.work)
+    print(f"\n{machine()}")
+
+
+if __name__ == "__main__":
+    main()
