@@ -28,6 +28,8 @@ __all__ = ["Calibration", "find_calibration", "graph_predictor", "training_place
 SEED = 0
 ROWS = 256
 """For ranges; pruning takes more."""
+HELD_OUT = 0.25
+"""Share of data that is too small for both that goes to choices."""
 RANDOM_LENGTH = 32
 """Tokens of a random row: as long as an ordinary sentence."""
 
@@ -104,8 +106,9 @@ def find_calibration(
             why="what is chosen on rows cannot be judged on them",
             hint="--calibration train.jsonl",
         )
-    rows = asked.rows or rows
-    picked = random.Random(SEED).sample(range(len(found)), min(len(found), rows + asked.held_out))
+    wanted = (asked.rows or rows) + asked.held_out
+    picked = random.Random(SEED).sample(range(len(found)), min(len(found), wanted))
+    rows = asked.rows or min(rows, len(picked) - min(asked.held_out, int(HELD_OUT * len(picked))))
     facts = {"data": found.name, "split": found.split, "rows": min(rows, len(picked)), "digest": found.digest}
     taken = _take(found, picked[:rows])
     feeds = _Feeds(predictor, inputs_of(taken, predictor))

@@ -53,7 +53,7 @@ def test_the_train_split_beside_the_evaluation_data_is_taken(tmp_path: Path):
     judged = made.write_rows(tmp_path / "validation.jsonl", ROWS[:9])
     found = find(None, evaluate=Evaluate(data=str(judged)), judged=load_rows(str(judged), task=TASK))
     assert found.facts["data"] == f"{tmp_path.name}/train.jsonl"
-    assert found.facts["rows"] == len(ROWS)
+    assert found.facts["rows"] == 0.75 * len(ROWS)  # the rest is held out
 
 
 def test_columns_of_the_evaluation_data_hold_for_its_train_split(tmp_path: Path):
@@ -61,7 +61,7 @@ def test_columns_of_the_evaluation_data_hold_for_its_train_split(tmp_path: Path)
     train(tmp_path, renamed)
     judged = made.write_rows(tmp_path / "test.jsonl", renamed[:9])
     found = find(None, evaluate=Evaluate(data=str(judged), columns={"text": "a", "label": "b"}))
-    assert found.facts["rows"] == len(ROWS)
+    assert found.facts["rows"] == 0.75 * len(ROWS)  # the rest is held out
 
 
 def test_without_any_data_the_reason_is_said():
@@ -141,6 +141,12 @@ def test_the_draw_is_seeded_and_not_the_head(tmp_path: Path):
     assert first.facts == second.facts
     head = [next(made_predictor().feeds([text]))["input_ids"][0].tolist() for text in TEXTS[:10]]
     assert ids(first) != head
+
+
+def test_a_quarter_of_what_is_too_little_for_both_is_held_out(tmp_path: Path):
+    found = find(Calibrate(data=train(tmp_path), held_out=1000))
+    assert found.held_out is not None
+    assert (len(found.feeds), len(found.held_out)) == (45, 15)
 
 
 def test_few_rows_calibrate_and_none_are_held_out(tmp_path: Path):

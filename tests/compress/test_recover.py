@@ -15,6 +15,7 @@ from deploycomp.models.surgery import apply
 from tests.compress.test_refit import Case, make
 
 STEPS = 24
+RATE = 1e-3  # tiny models, damaged badly
 
 
 def damaged(folder: Path, arch: str, task: str) -> Case:
@@ -27,7 +28,7 @@ def run(case: Case, *, minutes: float = 2.0, steps: int | None = STEPS, **option
     anatomy = describe(case.student, case.student.config)
     return recover(
         case.answers, case.student, case.model.module, anatomy, case.batches, case.held_out,
-        minutes=minutes, steps=steps, **options,
+        minutes=minutes, steps=steps, rate=RATE, **options,
     )  # fmt: skip
 
 
