@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format test-compat bench-peers bench-accuracy bench-gate bench-prune bench-cost readme-table lock clean
+.PHONY: help demo test check format test-compat bench-peers bench-accuracy bench-gate bench-prune bench-factorize bench-cost readme-table lock clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -42,6 +42,12 @@ bench-gate: $(VENV)/.installed-dev  ## The gate on this machine: false alarms, s
 bench-prune: $(VENV)/.installed-dev  ## Pruning: accuracy by measured speed, ours and four other methods.
 	$(BIN)/python benchmarks/prune/run.py
 	$(BIN)/python benchmarks/prune/int8.py
+
+bench-factorize: $(VENV)/.installed-dev  ## Factorization: the paper's comparison, what data is worth, half the numbers in INT8.
+	$(BIN)/python benchmarks/factorize/run.py
+	$(BIN)/python benchmarks/factorize/encoder.py
+	$(BIN)/python benchmarks/factorize/whole.py
+	$(BIN)/python benchmarks/factorize/finetuned.py
 
 bench-cost: $(VENV)/.installed-dev  ## Time and memory of the export itself.
 	$(BIN)/python benchmarks/cost.py

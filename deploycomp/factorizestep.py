@@ -49,7 +49,8 @@ class FactorizeStep:
 
         _refuse_unknown(model, config)
         if config.speedup is not None:
-            config = config.model_copy(update={"matrices": [each for each in config.matrices if each != "embeddings"]})
+            matrices = tuple(each for each in config.matrices if each != "embeddings")
+            config = config.model_copy(update={"matrices": matrices})
         rows = find_rows(context.recipe, model, context.judged, config.step)
         say = part_of(context.say, 0.0, 0.3 if config.speedup is not None else 0.8)
         factorizer = Factorizer(model, config, rows.batches, rows.held_out, say)
@@ -114,9 +115,8 @@ def _reachable(config: Factorize) -> Iterator[None]:
 def _numbers(config: Factorize, model: TorchModel, factorizer: Factorizer) -> int:
     """What all factors together may store, so that the whole model keeps its share of parameters."""
     whole = sum(rows * columns for rows, columns in (group.shape for group in factorizer.groups.values()))
-    if config.ratio is not None:
-        return int(whole / config.ratio)
-    assert config.size is not None
+    if config.size is None:
+        return whole
     rest = model.parameters - whole
     return int(config.size * model.parameters) - rest
 

@@ -11,6 +11,7 @@ embeddings, head and session. INT8 graphs quantize their activations while runni
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -239,6 +240,8 @@ def export_graph(model: TorchModel, setting: Setting, folder: Path, *, fixed: bo
     if setting.bits is not None:
         onnx, _ = quantize(onnx, Int8(), bits=setting.bits, ops=setting.ops, statistics=None, activations="dynamic")
     path = folder / GRAPH
+    words = int(model.module.get_input_embeddings().num_embeddings)  # type: ignore[operator,union-attr]
+    (folder / "config.json").write_text(json.dumps({"vocab_size": words}), encoding="utf-8")  # what rows may hold
     save_graph(onnx.model, path, external_data_bytes=Export().external_data_bytes, size=onnx.nbytes)
     for value in onnx.model.graph.initializers.values():
         value.const_value = None  # the tracer keeps the graph alive; it need not keep the weights too

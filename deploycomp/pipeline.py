@@ -6,7 +6,6 @@ leaves nothing behind; what is published has been verified, measured and sealed.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import shutil
 import time
@@ -199,11 +198,11 @@ def _steps(run: _Run) -> dict[str, Any]:
 
 
 def _free_memory() -> None:
-    """Collect what is dead and give it back to the system: glibc keeps freed blocks of the size of a weight."""
+    """Collect what is dead and give it back to the system."""
+    from deploycomp.runtime.session import trim_memory
+
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    trim_memory()
 
 
 def _precision(recipe: Recipe) -> str:

@@ -207,10 +207,15 @@ class PruneVocabulary(_Strict):
     """Data as for evaluation; None takes the calibration data, all of it."""
 
 
-Method = Literal["auto", "svd", "fisher_svd", "pca", "kfac", "linear_autoencoder", "autoencoder", "kronecker", "tucker"]
+Method = Literal[
+    "auto", "svd", "fisher_svd", "pca", "whitened", "kfac", "linear_autoencoder", "autoencoder", "kronecker", "tucker"
+]
 """How a matrix is factorized."""
 Matrices = Literal["embeddings", "query", "key", "value", "output", "ffn_in", "ffn_out"]
 MATRICES: tuple[Matrices, ...] = get_args(Matrices)
+
+
+_Ratio = Annotated[float, Field(gt=1, le=1000)]
 
 
 class Factorize(_Strict):
@@ -220,14 +225,17 @@ class Factorize(_Strict):
     step: Literal["factorize"] = "factorize"
     size: _Share | None = None
     """The share of all parameters that stays; ranks are allocated over the whole model."""
-    ratio: Annotated[float, Field(gt=1, le=1000)] | None = None
-    """How many times fewer numbers each matrix, or group of them, stores: the paper's compression ratio."""
+    ratio: _Ratio | Annotated[dict[Matrices, _Ratio], Field(min_length=1)] | None = None
+    """How many times fewer numbers each matrix, or group of them, stores: the paper's compression ratio; one for
+    all, or one by kind of matrix, and then no others are factorized."""
     speedup: Annotated[float, Field(gt=1, le=100)] | None = None
     """How many times faster, measured here in ONNX Runtime; the embeddings stay as they are."""
     method: Method = "auto"
     """`auto` weighs directions by the loss (K-FAC) and fits them, bottom-up, to what really reaches them."""
     grouping: Literal["separated", "joint", "concatenated"] = "joint"
     """Which matrices share a decoder: none, Q, K and V of one layer, or those of one kind of all layers."""
+    row_weights: Literal["none", "fisher"] = "none"
+    """Rows that the loss looks at count for more, in `svd` and the autoencoders (FWSVD)."""
     matrices: Annotated[tuple[Matrices, ...], Field(min_length=1)] = MATRICES
     form: Literal["auto", "smaller", "faster"] = "auto"
     """Rebuild matrices once when a session is created, or multiply by two factors; `auto` measures which is faster."""
@@ -250,12 +258,26 @@ class Factorize(_Strict):
             raise ValueError(f"{self.method} has no two factors to multiply by: form smaller")
         if len(set(self.matrices)) != len(self.matrices):
             raise ValueError("matrices names one twice")
+        if isinstance(self.ratio, dict) and self.matrices not in (MATRICES, tuple(self.ratio)):
+            raise ValueError("ratio names the matrices already")
+        if self.row_weights != "none" and self.method not in ("svd", "linear_autoencoder", "autoencoder"):
+            raise ValueError(f"{self.method} weighs rows by itself, or not at all")
         return self
 
     @property
     def goal(self) -> dict[str, float]:
         """The goal by its name."""
         return self.model_dump(include=set(FACTOR_GOALS), exclude_none=True)
+
+    @property
+    def kinds(self) -> tuple[Matrices, ...]:
+        """What is factorized."""
+        return tuple(self.ratio) if isinstance(self.ratio, dict) else self.matrices
+
+    def ratio_of(self, kind: str) -> float:
+        """The ratio of matrices of a kind; of Q, K and V together that of the first."""
+        assert self.ratio is not None
+        return self.ratio[kind.partition("+")[0]] if isinstance(self.ratio, dict) else self.ratio  # type: ignore[index]
 
     @property
     def low_rank(self) -> bool:

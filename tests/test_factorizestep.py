@@ -14,6 +14,7 @@ import torch
 
 from deploycomp import latency, ranktable
 from deploycomp.assess import source_predictor
+from deploycomp.compress.factorize import factorize
 from deploycomp.compression import compress_model
 from deploycomp.errors import DeploycompError, GateFailed, InputRefused, UsageError
 from deploycomp.inspection import inspect_path
@@ -73,6 +74,18 @@ def test_the_share_is_what_was_asked_for(factorized: Path):
     )
 
 
+def test_the_count_is_that_of_the_file(factorized: Path):
+    from safetensors.torch import load_file
+
+    report = json.loads((factorized / "compression.json").read_text(encoding="utf-8"))
+    stored = load_file(factorized / "model.safetensors")
+    numbers = {name: value.numel() for name, value in stored.items() if value.is_floating_point()}
+    assert sum(numbers.values()) == report["result"]["parameters"]
+    counted = sum(each["numbers"] for each in facts_of(factorized)["matrices"].values() if "rule" in each)
+    factors = ("latents", "norms", "basis", "shift")
+    assert sum(count for name, count in numbers.items() if name.endswith(factors)) == counted
+
+
 def test_it_loads_as_an_ordinary_model_that_trains(factorized: Path):
     import deploycomp
 
@@ -116,7 +129,10 @@ def test_int8_stores_factors_in_int8(rows: Path, factorized: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_stores_what_the_ratio_says(method: str, rows: Path, tmp_path: Path):
+def test_every_method_stores_what_the_ratio_says(
+    method: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(factorize, "ALL_STEPS", 200)
     grouping = "joint" if method == "kfac" else "concatenated"
     step = Factorize.model_validate(
         {"ratio": 2.5, "method": method, "grouping": grouping, "matrices": ["key", "ffn_out"], "form": "smaller"}
@@ -127,6 +143,25 @@ def test_every_method_stores_what_the_ratio_says(method: str, rows: Path, tmp_pa
     model = load(resolve(out))
     decoders = {id(each.decoder) for each in factored(model.module).values()}
     assert len(decoders) == (2 if grouping == "concatenated" else 2 * tiny.LAYERS)
+
+
+def test_a_ratio_by_kind_leaves_the_others_alone(rows: Path, tmp_path: Path):
+    step = Factorize.model_validate({"ratio": {"key": 2, "ffn_out": 4}, "method": "svd", "grouping": "separated"})
+    facts = facts_of(compress_model(recipe(rows, step), tmp_path / "out").path)
+    assert set(facts["matrices"]) == {f"{layer}.{kind}" for layer in range(tiny.LAYERS) for kind in ("key", "ffn_out")}
+    for name, each in facts["matrices"].items():
+        ratio = 2 if name.endswith("key") else 4
+        assert 0.5 * each["of"] < ratio * each["numbers"] <= each["of"]
+
+
+def test_row_weights_change_what_is_kept(rows: Path, tmp_path: Path):
+    given = {"ratio": 3, "method": "svd", "matrices": ["ffn_in"], "form": "smaller"}
+    stored: list[bytes] = []
+    for number, weights in enumerate(("none", "fisher")):
+        step = Factorize.model_validate({**given, "row_weights": weights})
+        out = compress_model(recipe(rows, step), tmp_path / str(number)).path
+        stored.append((out / "model.safetensors").read_bytes())
+    assert stored[0] != stored[1]
 
 
 def test_fitting_what_drifted_is_nearer_than_svd(rows: Path, tmp_path: Path):
@@ -195,6 +230,7 @@ def speed_up(
 
     monkeypatch.setattr(latency, "measure_ratios", ratios)
     monkeypatch.setattr(ranktable, "fastest_times", clock)
+    monkeypatch.setattr(ranktable, "export_graph", lambda _model, _setting, folder, **_: folder)
     monkeypatch.setattr(ranktable, "MULTIPLE", 4)
     return compress_model(recipe(rows, Factorize(speedup=goal)), folder / "out")
 
@@ -260,6 +296,8 @@ def test_a_speedup_on_a_gpu_is_refused(rows: Path, tmp_path: Path):
         ({"size": 0.5, "method": "tucker", "form": "faster"}, "form smaller"),
         ({"size": 0.5, "grouping": "concatenated"}, "by itself"),
         ({"size": 0.5, "matrices": ["key", "key"]}, "twice"),
+        ({"ratio": {"key": 3}, "matrices": ["value"]}, "names the matrices"),
+        ({"size": 0.5, "row_weights": "fisher"}, "weighs rows by itself"),
     ],
 )
 def test_contradictions_are_refused(values: dict[str, Any], why: str):

@@ -62,7 +62,9 @@ Factorize = Annotated[
 ]
 FactorizeMethod = Annotated[
     str | None,
-    typer.Option(help="auto, svd, fisher_svd, pca, kfac, linear_autoencoder, autoencoder, kronecker, tucker."),
+    typer.Option(
+        help="auto, svd, fisher_svd, pca, whitened, kfac, linear_autoencoder, autoencoder, kronecker, tucker."
+    ),
 ]
 DropLayers = Annotated[int | None, typer.Option(help="Drop this many layers, the least missed first.", min=1)]
 PruneVocabulary = Annotated[

@@ -60,13 +60,25 @@ def step_words(step: Mapping[str, Any]) -> list[str]:
     """Say what a step did, one sentence an item."""
     facts = step["facts"]
     known = {"export": _export, "int8": _int8, **COMPRESSION_WORDS}.get(step["step"])
-    lines = list(known(facts) if known else _plain(facts))
+    lines = [*(known(facts) if known else _plain(facts)), *_stored(facts)]
     return lines + [shorten(note, 300) for note in facts.get("notes", [])[:MAX_NOTES]]
 
 
 def step_choices(step: Mapping[str, Any]) -> list[str]:
     """Say what a step measured and chose, one sentence an item."""
     return list(choice_words(step["facts"])) if step["step"] == "int8" else []
+
+
+def _stored(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What the file holds as factors, and what it does not, with the reason."""
+    if not (stored := facts.get("stored")):
+        return
+    rebuilt = sum(len(group["rebuilt"]) for group in stored["groups"])
+    sizes = " → ".join(fmt.megabytes(stored["bytes"][when]) for when in ("before", "after"))
+    yield f"{fmt.plural(rebuilt, 'weight')} stored as factors, rebuilt once when a session is created: {sizes}"
+    dense = [each for group in stored["groups"] for each in group["dense"]]
+    for each in dense[:MAX_NOTES]:
+        yield f"{shorten(each['name'], 80)} is stored whole: {shorten(each['reason'], 200)}"
 
 
 def _export(facts: Mapping[str, Any]) -> Iterator[str]:

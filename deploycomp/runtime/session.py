@@ -6,6 +6,7 @@ exceptions are turned into ours: a missing kernel is the machine's fault, a brok
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnxruntime
 
-__all__ = ["CPU_PROVIDER", "Run", "open_session", "providers_available", "runner"]
+__all__ = ["CPU_PROVIDER", "Run", "open_session", "providers_available", "runner", "trim_memory"]
 
 Run = Callable[[dict[str, "np.ndarray"], tuple[str, ...]], list["np.ndarray"]]
 """(feeds, names of outputs) → the outputs in that order. ONNX Runtime or PyTorch stands behind it."""
@@ -83,7 +84,15 @@ def open_session(
     except Exception as error:
         raise _translate(error, model=model, providers=wanted) from error
     _check_started(session.get_providers(), wanted)
+    trim_memory()
     return session
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system: glibc keeps what building a session freed, blocks as large as weights."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def providers_available() -> tuple[str, ...]:

@@ -38,6 +38,33 @@ def test_what_is_no_goal_is_refused(text: str):
         compression_steps(prune=text, recover=None, drop_layers=None, prune_vocabulary=False)
 
 
+@pytest.mark.parametrize(
+    ("text", "goal"),
+    [("size=50%", {"size": 0.5}), ("size=0.4", {"size": 0.4}), ("ratio=3", {"ratio": 3.0}), ("1.1x", {"speedup": 1.1})],
+)
+def test_goals_of_factorization_in_one_word(text: str, goal: dict[str, float]):
+    given = {"prune": None, "recover": None, "drop_layers": None, "prune_vocabulary": False}
+    assert compression_steps(**given, factorize=text) == [{"step": "factorize", **goal}]
+    with_method = compression_steps(**given, factorize=text, factorize_method="svd")
+    assert with_method == [{"step": "factorize", **goal, "method": "svd"}]
+
+
+@pytest.mark.parametrize("text", ["half", "50%", "size", "flops=0.6", "speedup=1.1", "ratio="])
+def test_what_is_no_goal_of_factorization_is_refused(text: str):
+    with pytest.raises(UsageError, match="--factorize cannot be read"):
+        compression_steps(prune=None, recover=None, drop_layers=None, prune_vocabulary=False, factorize=text)
+
+
+def test_a_method_without_a_goal_is_refused():
+    with pytest.raises(UsageError, match="--factorize-method needs a goal"):
+        compression_steps(prune=None, recover=None, drop_layers=None, prune_vocabulary=False, factorize_method="svd")
+
+
+def test_factorization_comes_last():
+    steps = compression_steps(prune="2x", recover=None, drop_layers=1, prune_vocabulary=True, factorize="size=50%")
+    assert [step["step"] for step in steps] == ["prune_vocabulary", "drop_layers", "prune", "factorize"]
+
+
 def test_recovery_alone_is_refused():
     with pytest.raises(UsageError, match="--recover mends what pruning broke"):
         compression_steps(prune=None, recover=3.0, drop_layers=None, prune_vocabulary=False)

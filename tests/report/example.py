@@ -432,4 +432,60 @@ def pruned() -> Report:
     return judged(report)
 
 
-EXAMPLES = {"wins": wins, "bare": bare, "loses": loses, "tuned": tuned, "pruned": pruned}
+def factorized() -> Report:
+    """Half of the numbers in factors before the export, then INT8 that stores the factors."""
+    report = wins()
+    low_rank = {"rule": "low_rank", "form": "smaller"}
+    matrices = {
+        "embeddings": {
+            "rows": 30522, "columns": 384, "of": 11_720_448, "numbers": 5_192_592, **low_rank,
+            "sizes": {"rank": 168, "norms": 0, "shift": 0},
+        },
+        "0.query+key+value": {"rows": 1152, "columns": 384, "of": 442_368, "numbers": 442_368},
+        "0.ffn_in": {
+            "rows": 1536, "columns": 384, "of": 589_824, "numbers": 430_080, **low_rank,
+            "sizes": {"rank": 224, "norms": 0, "shift": 0}, "form": "faster",
+        },
+        "0.ffn_out": {
+            "rows": 384, "columns": 1536, "of": 589_824, "numbers": 9_216, "rule": "autoencoder", "form": "smaller",
+            "sizes": {"latent": 4, "inner": 8, "outer": 16},
+        },
+    }  # fmt: skip
+    facts = {
+        "goal": {"size": 0.5},
+        "method": "auto",
+        "grouping": "joint",
+        "calibration": {
+            "data": "train.jsonl", "split": "train", "rows": 391, "digest": None, "tokens": 9984, "held_out_rows": 240,
+        },
+        "matrices": matrices,
+        "parameters": {"before": 22_714_754, "after": 11_357_377},
+        "divergence": 0.0339,
+        "refits": [
+            {"what": "norms", "kept": False, "before": 0.0341, "after": 0.0632},
+            {"what": "head", "kept": True, "before": 0.0341, "after": 0.0339},
+        ],
+        "forms": {"chosen": "smaller", "ratio": 0.97, "low": 0.94, "high": 1.01},
+        "table": None,
+        "measured": [],
+    }  # fmt: skip
+    report["steps"].insert(0, {"step": "factorize", "seconds": 88.0, "facts": facts})
+    dense = [{"name": "layer.0.attention.output.dense.weight_int8", "reason": "its factors are no smaller"}]
+    groups = [
+        {"rule": "low_rank", "bits": 8, "rebuilt": ["layer.0.output.dense.weight_int8"], "dense": [], "absent": [],
+         "off_by_one": 0, "bytes": {"before": 589_824, "after": 430_080}},
+        {"rule": "low_rank", "bits": 8, "rebuilt": [], "dense": dense, "absent": [],
+         "off_by_one": 0, "bytes": {"before": 147_456, "after": 147_456}},
+    ]  # fmt: skip
+    report["steps"][-1]["facts"]["stored"] = {"groups": groups, "bytes": {"before": 22_944_680, "after": 11_905_112}}
+    return judged(report)
+
+
+EXAMPLES = {
+    "wins": wins,
+    "bare": bare,
+    "loses": loses,
+    "tuned": tuned,
+    "pruned": pruned,
+    "factorized": factorized,
+}

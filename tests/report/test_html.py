@@ -9,7 +9,7 @@ import pytest
 from deploycomp.report.html import to_html
 from deploycomp.report.plots import draw_plots, role_of
 from deploycomp.report.table import build_verdict
-from tests.report.example import EXAMPLES, cell, pruned, tuned, wins
+from tests.report.example import EXAMPLES, cell, factorized, pruned, tuned, wins
 from tests.report.test_markdown import HOSTILE, hostile
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -146,6 +146,15 @@ def test_the_plot_of_what_is_left():
     assert "0 heads 9 of 12; 0 neurons 992 of 1536; 1 heads 12 of 12; 1 neurons 0 of 1536" in plot.svg
     assert plot.svg.count("fill: var(--track)") == 4
     assert "units" not in [each.name for each in draw_plots(wins())]
+
+
+def test_the_plot_of_what_is_stored():
+    plot = next(each for each in draw_plots(factorized()) if each.name == "matrices")
+    assert (
+        "embeddings low rank, rank 168; 0 query+key+value dense; 0 ffn_in low rank, rank 224, two products" in plot.svg
+    )
+    assert plot.svg.count("fill: var(--track)") == 4
+    assert "matrices" not in [each.name for each in draw_plots(wins())]
 
 
 def table(page: str, heading: str) -> list[list[str]]:

@@ -24,6 +24,7 @@ from deploycomp.compress.factorize.methods import METHODS, Job, Request
 from deploycomp.compress.factorize.moments import Moments, measure_moments
 from deploycomp.compress.factorize.ranks import allocate
 from deploycomp.compress.factorize.reduced_rank import Drift, reduced_rank
+from deploycomp.compress.factorize.training import STEPS
 from deploycomp.compress.prune.rebuild import Walk
 from deploycomp.compress.refit import keep_if_better
 from deploycomp.models.factors import Form
@@ -35,6 +36,10 @@ __all__ = ["Factorizer"]
 TEMPERATURE = 2.0
 """Of the probe, as in pruning: a teacher that is sure of every row would else say nothing."""
 SEED = 0
+ALL_STEPS = 150_000
+"""Of training, of all units together: three minutes."""
+SCORED = 1
+"""Batches of held-out rows that choose an epoch: of middling length, and seen some dozens of times."""
 MOMENTS, FIT = 0.3, 0.65
 """Shares of the bar."""
 
@@ -62,7 +67,7 @@ class Factorizer:
         self.method = METHODS[config.method]
         self.answers = Answers(model)
         self.teacher = self.answers.record(model.module, held_out)
-        self.units = units_of(model.module, model.anatomy, config.matrices, config.grouping)
+        self.units = units_of(model.module, model.anatomy, config.kinds, config.grouping)
         self.groups = {unit.name: unit.group(model.module) for unit in self.units}
         paths = [path for unit in self.units if not unit.embedding for path in unit.paths]
         self.moments = measure_moments(
@@ -83,10 +88,12 @@ class Factorizer:
             ValueError: Not even one component of each fits.
         """
         whole = sum(group.shape[0] * group.shape[1] for group in self.groups.values())
-        if self.config.ratio is not None or self.method.components is None:
+        if self.config.ratio is not None:
+            return {unit.name: Request(ratio=self.config.ratio_of(unit.kind)) for unit in self.units}
+        if self.method.components is None:
             if numbers < 1:
                 raise ValueError("nothing is left to store")
-            return {unit.name: Request(ratio=self.config.ratio or whole / numbers) for unit in self.units}
+            return {unit.name: Request(ratio=whole / numbers) for unit in self.units}
         losses = {unit.name: self.components(unit) for unit in self.units}
         shapes = {name: group.shape for name, group in self.groups.items()}
         ranks = allocate(losses, shapes, numbers)
@@ -121,11 +128,23 @@ class Factorizer:
                 stored = self._fit(unit, request, walks)
             else:
                 group, moments, biases = self.groups[unit.name], self._moments(unit), self._biases(unit)
-                stored = self.method.make(Job(group, moments, biases, request, along))
+                select = partial(self._score, student, unit)
+                fisher = self.config.row_weights == "fisher"
+                stored = self.method.make(Job(group, moments, biases, request, along, select, self._steps(), fisher))
             student = install(student, unit, stored, form)
         if not self.method.biased:
             self._correct(student, wanted)
         return student
+
+    def _steps(self) -> int:
+        """Steps that each of the units is trained for, so that all of them take minutes."""
+        return min(STEPS, ALL_STEPS // len(self.units))
+
+    def _score(self, student: TorchModel, unit: Unit, stored: Stored) -> float:
+        """Loss of the student with a unit in factors, on a few held-out rows."""
+        trial = install(student.fork(), unit, stored, "smaller")
+        few = slice(len(self.held_out) // 2, len(self.held_out) // 2 + SCORED)
+        return mean_divergence(self.answers, trial.module, self.held_out[few], self.teacher[few])
 
     def divergence(self, student: TorchModel) -> float:
         """Loss of a student on held-out rows."""

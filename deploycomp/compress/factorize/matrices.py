@@ -16,7 +16,7 @@ from torch import nn
 from deploycomp.compress.factorize.group import Group, Stored
 from deploycomp.errors import InputRefused
 from deploycomp.models.anatomy import Anatomy, LayerAnatomy
-from deploycomp.models.factors import Form
+from deploycomp.models.factors import Form, low_rank_of
 from deploycomp.models.model import TorchModel
 from deploycomp.models.plan import Bias, Factored
 from deploycomp.models.surgery import apply, unique_layers
@@ -161,6 +161,11 @@ def install(model: TorchModel, unit: Unit, stored: Stored, form: Form) -> TorchM
         stored: Of its matrices.
         form: How the factors are used; an embedding is looked up in either.
     """
+    if form == "faster" and not unit.embedding and stored.rule == "low_rank":
+        own, shared = low_rank_of(stored.own, stored.shared)
+        stored = replace(
+            stored, own=tuple(own), shared=shared, sizes={"rank": len(shared["basis"]), "norms": 0, "shift": 0}
+        )
     plan = model.plan
     for path, bias in zip(unit.paths, stored.biases, strict=False):
         if bias is not None and getattr(model.module.get_submodule(path), "bias", None) is None:

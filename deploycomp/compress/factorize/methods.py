@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from deploycomp.compress.factorize.linear_autoencoder import linear_autoencoder
 from deploycomp.compress.factorize.moments import Moments
 from deploycomp.compress.factorize.pca import output_pca, principal
 from deploycomp.compress.factorize.svd import svd
+from deploycomp.compress.factorize.training import STEPS, Select, Training
 from deploycomp.compress.factorize.tucker import tucker
+from deploycomp.compress.factorize.whitened import whitened
 
 __all__ = ["METHODS", "Job", "Method", "Request"]
 
@@ -54,6 +57,9 @@ class Job:
         biases: Of each, None where there is none.
         request: How small it shall be.
         progress: Called with the share that is done.
+        select: How far a model with what is stored is from the source, on held-out rows: chooses epochs.
+        steps: Of training, at least, where there is any.
+        fisher: Whether rows are weighted by their Fisher information.
     """
 
     group: Group
@@ -61,6 +67,19 @@ class Job:
     biases: Sequence[Tensor | None]
     request: Request
     progress: Callable[[float], None]
+    select: Select | None = None
+    steps: int = STEPS
+    fisher: bool = False
+
+    @property
+    def weights(self) -> Tensor | None:
+        """Of each row of the stack, where rows are weighted."""
+        return _fisher_weights(self.moments) if self.fisher else None
+
+    @property
+    def training(self) -> Training:
+        """Of an autoencoder."""
+        return Training.of(self.group.shape[0], self.steps)
 
     @property
     def rank(self) -> int:
@@ -99,14 +118,25 @@ def _fisher_svd(job: Job) -> Stored:
     return svd(job.group, job.rank, row_weights=_fisher_weights(job.moments))
 
 
+def _whitened(job: Job) -> Stored:
+    """SVD-LLM's, of linear layers; the one-hot inputs of an embedding are white once rows are weighted."""
+    if job.moments[0].embedding:
+        return svd(job.group, job.rank, row_weights=job.moments[0].frequency.sqrt())
+    return whitened(job.group, job.moments, job.biases, job.rank)
+
+
 def _autoencoder(job: Job) -> Stored:
     rows, columns = job.group.shape
-    return autoencoder(job.group, sizes.autoencoder_latent(rows, columns, job.ratio), progress=job.progress)
+    latent = sizes.autoencoder_latent(rows, columns, job.ratio)
+    options: Any = {"row_weights": job.weights, "select": job.select, "progress": job.progress}
+    return autoencoder(job.group, latent, job.training, **options)
 
 
 def _linear_autoencoder(job: Job) -> Stored:
     rows, columns = job.group.shape
-    return linear_autoencoder(job.group, sizes.linear_latent(rows, columns, job.ratio), progress=job.progress)
+    latent = sizes.linear_latent(rows, columns, job.ratio)
+    options: Any = {"row_weights": job.weights, "select": job.select, "progress": job.progress}
+    return linear_autoencoder(job.group, latent, job.training, **options)
 
 
 def _kronecker(job: Job) -> Stored:
@@ -127,7 +157,9 @@ _KFAC = Method(lambda job: kfac(job.group, job.moments, job.biases, job.rank), c
 
 METHODS: dict[str, Method] = {
     "auto": _KFAC,  # where it does not fit what drifted (`factorize.py`)
-    "svd": Method(lambda job: svd(job.group, job.rank), lambda group, _: _energies(group.stacked)),
+    "svd": Method(
+        lambda job: svd(job.group, job.rank, row_weights=job.weights), lambda group, _: _energies(group.stacked)
+    ),
     "fisher_svd": Method(
         _fisher_svd, lambda group, moments: _energies(_fisher_weights(moments)[:, None] * group.stacked)
     ),
@@ -136,6 +168,7 @@ METHODS: dict[str, Method] = {
         lambda group, moments: principal(group, moments).energies / 2,
         biased=True,
     ),
+    "whitened": Method(_whitened, lambda group, moments: principal(group, moments, centred=False).energies / 2),
     "kfac": _KFAC,
     "linear_autoencoder": Method(_linear_autoencoder),
     "autoencoder": Method(_autoencoder),

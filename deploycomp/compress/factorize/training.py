@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,12 @@ __all__ = ["Coder", "Samples", "Select", "Training", "train"]
 
 Select = Callable[[Stored], float]
 """What is stored after an epoch → how bad it is."""
+
+STEPS = 20_000
+"""Steps that a stack of 2,304 rows gains from: the paper's 30 epochs are 4,320, after which it loses to SVD."""
+
+LOOKS = 30
+"""At what is stored: the paper looks after each of its 30 epochs."""
 
 _EXACT = float(torch.finfo(torch.float32).eps)
 """A cosine is not known better than this; the RMSE's slope would be infinite at 0."""
@@ -55,6 +61,21 @@ class Training:
     decay_every: int = 10
     cosine: float = 10 / 11
     rmse: float = 1 / 11
+
+    @staticmethod
+    def of(rows: int, steps: int = STEPS) -> Training:
+        """The paper's, but as long as a stack of this size needs.
+
+        Args:
+            rows: Of the stack.
+            steps: At least so many; a stack for which the paper takes more gets batches of 64 and a rate of 2e-3, which
+                find the same in half the time.
+        """
+        paper = Training()
+        if rows * paper.epochs >= steps * paper.batch:
+            return replace(paper, batch=4 * paper.batch, rate=2 * paper.rate)
+        epochs = -(-steps * paper.batch // rows)
+        return replace(paper, epochs=epochs, decay_every=max(1, epochs // 3))
 
 
 @dataclass(frozen=True)
@@ -195,7 +216,8 @@ def train(
         training: How.
         draw: Source of the order of rows.
         row_weights: Factor on each row's loss, [rows of the stack], in any unit; None weighs all rows the same.
-        select: Called after every epoch; the epoch where it is lowest is kept. None takes the loss over all rows.
+        select: Called after an epoch, `LOOKS` times or a few more, also after the last; the epoch where it is lowest is
+            kept. None takes the loss over all rows.
         progress: Called with the share that is done.
 
     Returns:
@@ -212,12 +234,14 @@ def train(
                 seen = chain.forward(batch.rows)
                 chain.backward(seen, batch.slope(seen[-1], training))
                 optimizer.step()
+        if progress is not None:
+            progress((epoch + 1) / training.epochs)
+        if (training.epochs - 1 - epoch) % max(1, training.epochs // LOOKS):
+            continue
         stored, directions = coder.store(group)
         loss = samples.loss(directions, training) if select is None else select(stored)
         if loss < lowest:
             best, lowest = stored, loss
-        if progress is not None:
-            progress((epoch + 1) / training.epochs)
     return best
 
 
