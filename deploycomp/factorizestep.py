@@ -147,7 +147,8 @@ def _speed_up(factorizer: Factorizer, config: Factorize, context: Context) -> tu
     table = rank_table(factorizer.source, setting, work / "table", progress=part_of(context.say, 0.3, 0.6))
     wanted = goal = table.whole * (1 - 1 / config.speedup)
     measured: list[Facts] = []
-    for number in range(CORRECTIONS + 1):
+    while True:
+        number = len(measured)
         name = f"factorized-{number}"
         ranks = _ranks(factorizer, table, goal, config)
         student = factorizer.run({each: Request(rank=rank) for each, rank in ranks.items()}, form="faster")
@@ -156,7 +157,8 @@ def _speed_up(factorizer: Factorizer, config: Factorize, context: Context) -> tu
         speedup, low, high = measure_ratios(pair, setting, work / "measured", progress=say)[name]
         predicted = table.whole / (table.whole - goal)
         measured.append({"predicted": predicted, "speedup": speedup, "low": low, "high": high})
-        if abs(config.speedup / speedup - 1) <= TOLERANCE or low <= config.speedup <= high:
+        met = abs(config.speedup / speedup - 1) <= TOLERANCE or low <= config.speedup <= high
+        if met or number == CORRECTIONS:
             break
         goal *= min(MOST_CORRECTED, wanted / max(table.whole * (1 - 1 / speedup), wanted / MOST_CORRECTED))
     if high <= 1:

@@ -255,7 +255,7 @@ def densify(module: nn.Module) -> None:
     """Put ordinary linear layers where matrices would be rebuilt, in place; what is multiplied in factors stays."""
     for path, each in factored(module).items():
         if isinstance(each, FactoredLinear) and each.form == "smaller":
-            layer = nn.Linear(each.in_features, each.out_features, bias=False, device="meta")
+            layer: Any = nn.Linear(each.in_features, each.out_features, bias=False, device="meta")
             layer.weight = nn.Parameter(each.weight.detach().contiguous(), requires_grad=False)
             layer.bias = each.bias
             parent, _, name = path.rpartition(".")
