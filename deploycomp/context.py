@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deploycomp.graph.store import StoredGroup
     from deploycomp.runtime import Predictor
 
-__all__ = ["Context", "part_of", "save_and_check"]
+__all__ = ["Context", "Progress", "part_of", "save_and_check"]
 
 Progress = Callable[[str, float], None]
 

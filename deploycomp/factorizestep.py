@@ -6,13 +6,12 @@ size, ratio   numbers ─ ranks ─ factors ─ rebuilt when the session is crea
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deploycomp.context import Context, part_of
-from deploycomp.errors import GateFailed, InputRefused, UsageError, VerificationFailed
+from deploycomp.errors import GateFailed, InputRefused, VerificationFailed
+from deploycomp.latency import Setting, goal_met, measure_ratios, refuse_gpu
 from deploycomp.onnxmodel import Facts
 from deploycomp.recipe import Factorize
 from deploycomp.torchrows import find_rows
@@ -20,14 +19,13 @@ from deploycomp.torchrows import find_rows
 if TYPE_CHECKING:
     from deploycomp.compress.factorize.factorize import Factorizer
     from deploycomp.models.model import TorchModel
+    from deploycomp.models.plan import Factored
     from deploycomp.ranktable import RankTable
 
 __all__ = ["FactorizeStep"]
 
-TOLERANCE = 0.02
-"""A measured speed-up this near to the goal has met it, and so has one whose interval holds the goal."""
 CORRECTIONS = 2
-"""Rounds more, where the table was wrong by more than that."""
+"""Rounds more, where the table was wrong."""
 MOST_CORRECTED = 2.0
 """Factor of one correction: where next to nothing was saved, noise would ask for everything."""
 
@@ -37,10 +35,8 @@ class FactorizeStep:
 
     def require(self, config: Factorize, context: Context) -> None:
         """A speed-up is measured on this CPU, for CPUs."""
-        if config.speedup is not None and context.target == "cuda":
-            raise UsageError(
-                "a speed-up on a GPU cannot be measured here", why="the target is cuda", hint="--factorize size=50%"
-            )
+        if config.speedup is not None:
+            refuse_gpu(context.target, hint="--factorize size=50%")
 
     def apply(self, config: Factorize, model: TorchModel, context: Context) -> tuple[TorchModel, Facts]:
         """Factorize down to the goal, and take the form that is faster where both are possible."""
@@ -58,9 +54,12 @@ class FactorizeStep:
         if config.speedup is not None:
             student, more = _speed_up(factorizer, config, context)
         else:
-            with _reachable(config):
+            try:
                 requests = factorizer.requests(_numbers(config, model, factorizer))
                 student = factorizer.run(requests, form="faster" if config.form == "faster" else "smaller")
+            except ValueError as error:
+                hint = f"a smaller goal than {config.goal}"
+                raise GateFailed("the goal cannot be reached by factorization", why=str(error), hint=hint) from None
             student, more = _choose_form(student, config, context)
         refits = refit(
             factorizer.answers, student.module, model.module, model.anatomy, rows.batches,
@@ -102,23 +101,11 @@ def _refuse_unknown(model: TorchModel, config: Factorize) -> None:
         raise InputRefused("the model is stored in factors already", where=model.source.name, hint="take its source")
 
 
-@contextlib.contextmanager
-def _reachable(config: Factorize) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise GateFailed(
-            "the goal cannot be reached by factorization", why=str(error), hint=f"a smaller goal than {config.goal}"
-        ) from None
-
-
 def _numbers(config: Factorize, model: TorchModel, factorizer: Factorizer) -> int:
     """What all factors together may store, so that the whole model keeps its share of parameters."""
-    whole = sum(rows * columns for rows, columns in (group.shape for group in factorizer.groups.values()))
     if config.size is None:
-        return whole
-    rest = model.parameters - whole
-    return int(config.size * model.parameters) - rest
+        return factorizer.whole
+    return int(config.size * model.parameters) - (model.parameters - factorizer.whole)
 
 
 def _matrices(factorizer: Factorizer, student: TorchModel) -> dict[str, Facts]:
@@ -128,7 +115,7 @@ def _matrices(factorizer: Factorizer, student: TorchModel) -> dict[str, Facts]:
     found = factored(student.module)
     facts: dict[str, Facts] = {}
     for unit in factorizer.units:
-        rows, columns = factorizer.groups[unit.name].shape
+        rows, columns = factorizer.shapes[unit.name]
         if unit.paths[0] in found:
             facts[unit.name] = facts_of([found[path] for path in unit.paths])
         else:
@@ -139,7 +126,6 @@ def _matrices(factorizer: Factorizer, student: TorchModel) -> dict[str, Facts]:
 def _speed_up(factorizer: Factorizer, config: Factorize, context: Context) -> tuple[TorchModel, Facts]:
     """Choose ranks that save enough milliseconds at the least loss, and correct by what is measured."""
     from deploycomp.compress.factorize.methods import Request
-    from deploycomp.latency import Setting, measure_ratios
     from deploycomp.ranktable import rank_table
 
     assert config.speedup is not None
@@ -150,15 +136,14 @@ def _speed_up(factorizer: Factorizer, config: Factorize, context: Context) -> tu
     while True:
         number = len(measured)
         name = f"factorized-{number}"
-        ranks = _ranks(factorizer, table, goal, config)
+        ranks = _ranks(factorizer, table, goal)
         student = factorizer.run({each: Request(rank=rank) for each, rank in ranks.items()}, form="faster")
         say = part_of(context.say, 0.6 + 0.1 * number, 0.7 + 0.1 * number)
         pair = {"source": factorizer.source, name: student}
         speedup, low, high = measure_ratios(pair, setting, work / "measured", progress=say)[name]
         predicted = table.whole / (table.whole - goal)
         measured.append({"predicted": predicted, "speedup": speedup, "low": low, "high": high})
-        met = abs(config.speedup / speedup - 1) <= TOLERANCE or low <= config.speedup <= high
-        if met or number == CORRECTIONS:
+        if goal_met(config.speedup, speedup, low, high) or number == CORRECTIONS:
             break
         goal *= min(MOST_CORRECTED, wanted / max(table.whole * (1 - 1 / speedup), wanted / MOST_CORRECTED))
     if high <= 1:
@@ -167,7 +152,7 @@ def _speed_up(factorizer: Factorizer, config: Factorize, context: Context) -> tu
     return student, {"measured": measured, "table": {"whole_ms": table.whole, "saved_ms": milliseconds}}
 
 
-def _ranks(factorizer: Factorizer, table: RankTable, goal: float, config: Factorize) -> dict[str, int]:
+def _ranks(factorizer: Factorizer, table: RankTable, goal: float) -> dict[str, int]:
     """Ranks that save *goal* milliseconds at the least predicted loss; units that stay whole are absent."""
     import numpy as np
 
@@ -179,7 +164,7 @@ def _ranks(factorizer: Factorizer, table: RankTable, goal: float, config: Factor
     losses: list[np.ndarray] = []
     saved: list[np.ndarray] = []
     for unit in factorizer.units:
-        shape, left = factorizer.groups[unit.name].shape, factorizer.components(unit).flip(0).cumsum(0).flip(0)
+        shape, left = factorizer.shapes[unit.name], factorizer.losses[unit.name].flip(0).cumsum(0).flip(0)
         saves = {
             rank: table.saves(unit.kind, shape, rank, last=unit.layer == last)
             for rank in ranks_of(shape)
@@ -206,8 +191,6 @@ def _ranks(factorizer: Factorizer, table: RankTable, goal: float, config: Factor
 
 def _choose_form(student: TorchModel, config: Factorize, context: Context) -> tuple[TorchModel, Facts]:
     """Measure the two forms side by side, and multiply by factors only where that is faster."""
-    from deploycomp.latency import Setting, measure_ratios
-
     other = _multiplied(student) if config.form == "auto" and context.target != "cuda" else None
     if other is None:
         return student, {}
@@ -236,14 +219,12 @@ def _multiplied(student: TorchModel) -> TorchModel | None:
     return None if plan == student.plan else replace(other, plan=plan)
 
 
-def _may_pay(cut: Any, model: TorchModel) -> bool:
+def _may_pay(cut: Factored, model: TorchModel) -> bool:
     from deploycomp.models.factors import FactoredLinear
     from deploycomp.ranktable import MOST, break_even
 
     parts = [model.module.get_submodule(path) for path in cut.modules]
-    if cut.rule != "low_rank" or cut.sizes["norms"] or cut.sizes["shift"]:
-        return False
-    if not all(isinstance(part, FactoredLinear) for part in parts):
+    if not cut.two_products or not all(isinstance(part, FactoredLinear) for part in parts):
         return False
     shape = sum(part.shape[0] for part in parts), parts[0].shape[1]  # type: ignore[index,misc,union-attr]
     return cut.sizes["rank"] <= MOST * break_even(shape)  # type: ignore[arg-type]

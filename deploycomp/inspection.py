@@ -145,12 +145,9 @@ def _units(model: TorchModel) -> dict[str, dict[str, int]]:
 
 def _matrices(model: TorchModel) -> dict[str, Any]:
     """What is stored in factors, those with one decoder together, as the facts of the step have it."""
-    from deploycomp.models.factors import factored, facts_of
+    from deploycomp.models.factors import facts_of, groups_of
 
-    groups: dict[int, dict[str, Any]] = {}
-    for path, each in factored(model.module).items():
-        groups.setdefault(id(each.decoder), {})[path] = each
-    return {" + ".join(group): facts_of(list(group.values())) for group in groups.values()}
+    return {" + ".join(group): facts_of(list(group.values())) for group in groups_of(model.module)}
 
 
 def _parts(model: TorchModel) -> dict[str, int]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from deploycomp.context import Context, save_and_check
+from deploycomp.context import Context, part_of, save_and_check
 from deploycomp.errors import UsageError, VerificationFailed
 from deploycomp.onnxmodel import Facts, OnnxModel, save_graph
 from deploycomp.recipe import Benchmark, Int8
@@ -101,7 +101,7 @@ class _Bench:
 
     def part(self, start: float, end: float) -> Callable[[str, float], None]:
         """Progress of one part of the step; a long context gives more rows than were counted."""
-        return lambda message, share: self.context.say(message, start + (end - start) * min(share, 1.0))
+        return part_of(self.context.say, start, end)
 
     def calibrate(self) -> Facts:
         """Take the statistics, smooth, and take them again where that changed something."""

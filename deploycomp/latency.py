@@ -13,13 +13,15 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from deploycomp.context import Progress, part_of
+from deploycomp.errors import UsageError
 from deploycomp.onnxmodel import save_graph
 from deploycomp.recipe import Benchmark, Export, Factorize, Fixed, Int8, Prune, PruneFfn, PruneHeads, Recipe
 
@@ -31,17 +33,16 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCKS",
     "BLOCK_SECONDS",
-    "Progress",
     "Setting",
     "copied",
     "export_graph",
     "fastest_times",
+    "goal_met",
     "latency_table",
     "measure_ratios",
+    "refuse_gpu",
     "shorten",
 ]
-
-Progress = Callable[[str, float], None]
 
 GRAPH = "model.onnx"
 LAYERS = 3
@@ -53,6 +54,8 @@ NEURON_SHARES = (0.0, 0.125, 0.25, 0.5, 0.75)
 """Between these the table is a straight line."""
 BLOCKS, BLOCK_SECONDS = 3, 0.2
 RATIO_BLOCKS, RATIO_SECONDS = 8, 0.25
+TOLERANCE = 0.02
+"""A measured speed-up this near to the goal has met it."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,7 @@ def latency_table(model: TorchModel, setting: Setting, work: Path, *, progress: 
     for number, (name, cuts) in enumerate(variants.items()):
         say(f"exporting {name}", 0.5 * number / len(variants))
         graphs[name] = export_graph(_cut(short, cuts), setting, work / name, fixed=True)
-    times = fastest_times(
-        graphs, setting.benchmark(BLOCKS, BLOCK_SECONDS), lambda text, share: say(text, 0.5 + share / 2)
-    )
+    times = fastest_times(graphs, setting.benchmark(BLOCKS, BLOCK_SECONDS), part_of(say, 0.5, 1.0))
     inner = {kind: _curve(times, kind, count, layers=_inner(short)) for kind, count in counts.items()}
     last = {kind: _last(times, kind, inner[kind]) for kind in counts}
     tables: dict[str, np.ndarray] = {}
@@ -167,6 +168,21 @@ def measure_ratios(
         low, high = entry["low"] or entry["ratio"], entry["high"] or entry["ratio"]
         found[name] = (1 / entry["ratio"], 1 / high, 1 / low)
     return found
+
+
+def goal_met(goal: float, speedup: float, low: float, high: float) -> bool:
+    """Whether a measured speed-up is as near to the goal as the clock can tell: what it cannot is not gone after."""
+    return abs(goal / speedup - 1) <= TOLERANCE or low <= goal <= high
+
+
+def refuse_gpu(target: str, *, hint: str) -> None:
+    """Refuse a speed-up as the goal where the target is no CPU.
+
+    Raises:
+        UsageError: It is a GPU.
+    """
+    if target == "cuda":
+        raise UsageError("a speed-up on a GPU cannot be measured here", why="the target is cuda", hint=hint)
 
 
 def copied(model: TorchModel) -> TorchModel:

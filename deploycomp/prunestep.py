@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploycomp.context import Context, part_of
 from deploycomp.errors import GateFailed, InputRefused, UsageError, VerificationFailed
+from deploycomp.latency import Setting, goal_met, latency_table, measure_ratios, refuse_gpu
 from deploycomp.onnxmodel import Facts
 from deploycomp.recipe import DropLayers, Prune, PruneFfn, PruneHeads, PruneVocabulary
 from deploycomp.torchrows import ROWS, TorchRows, find_rows
@@ -32,10 +33,8 @@ Pruning = Prune | PruneHeads | PruneFfn
 RECOVERY_ROWS = 8_192
 """Rows that gradients learn from, those above among them: minutes would see a thousand rows too often."""
 
-TOLERANCE = 0.02
-"""A measured speed-up this near to the goal has met it, and so has one whose interval holds the goal."""
 CORRECTIONS = 3
-"""Rounds more, where the table was wrong by more than that."""
+"""Rounds more, where the table was wrong."""
 
 KINDS = {"prune": ("heads", "neurons"), "prune_heads": ("heads",), "prune_ffn": ("neurons",)}
 
@@ -45,10 +44,8 @@ class PruneStep:
 
     def require(self, config: Pruning, context: Context) -> None:
         """A speed-up is measured on this CPU, for CPUs."""
-        if config.speedup is not None and context.target == "cuda":
-            raise UsageError(
-                "a speed-up on a GPU cannot be measured here", why="the target is cuda", hint="--prune flops=0.6"
-            )
+        if config.speedup is not None:
+            refuse_gpu(context.target, hint="--prune flops=0.6")
 
     def apply(self, config: Pruning, model: TorchModel, context: Context) -> tuple[TorchModel, Facts]:
         """Prune in rounds, meet the goal as measured, and recover where that was asked for."""
@@ -97,7 +94,6 @@ class PruneStep:
     ) -> tuple[Costs, float, Facts | None]:
         from deploycomp.compress.prune.costs import flops, parameters
         from deploycomp.compress.prune.sublayers import sublayers
-        from deploycomp.latency import Setting, latency_table
 
         parts = sublayers(model.module, model.anatomy)
         hidden = model.anatomy.hidden_size
@@ -157,8 +153,6 @@ def _meet(
     pruner: Pruner, model: TorchModel, config: Pruning, context: Context, work: Path, trail: list[Facts]
 ) -> tuple[list[Facts], list[Facts]]:
     """Measure the winner against the model it was, and do the last round again until the goal is met."""
-    from deploycomp.latency import Setting, measure_ratios
-
     assert config.speedup is not None
     setting = Setting.of(config, context.recipe, context.target)
     measured: list[Facts] = []
@@ -170,8 +164,7 @@ def _meet(
         cost = trail[-1]["cost"]
         predicted = pruner.costs.whole / cost
         measured.append({"predicted": predicted, "speedup": speedup, "low": low, "high": high, "cost": cost})
-        met = abs(config.speedup / speedup - 1) <= TOLERANCE or low <= config.speedup <= high
-        if met or number == CORRECTIONS:  # what the clock cannot tell apart is not gone after
+        if goal_met(config.speedup, speedup, low, high) or number == CORRECTIONS:
             break
         with _reachable(config):
             trail = [*trail, {"round": len(trail), **pruner.redo(cost * speedup / config.speedup)}]

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploycomp.context import part_of
+from deploycomp.context import Progress, part_of
 from deploycomp.latency import (
     BLOCK_SECONDS,
     BLOCKS,
-    Progress,
     Setting,
     copied,
     export_graph,

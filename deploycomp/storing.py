@@ -16,14 +16,14 @@ __all__ = ["round_factors", "stored_groups"]
 
 
 def _groups(module: Any) -> list[dict[str, FactoredLinear]]:
-    """Layers that rebuild their matrices, those with one decoder together."""
-    from deploycomp.models.factors import FactoredLinear, factored
+    """Linear layers that rebuild their matrices, those with one decoder together."""
+    from deploycomp.models.factors import FactoredLinear, groups_of
 
-    found: dict[int, dict[str, FactoredLinear]] = {}
-    for path, each in factored(module).items():
-        if isinstance(each, FactoredLinear) and each.form == "smaller":
-            found.setdefault(id(each.decoder), {})[path] = each
-    return list(found.values())
+    rebuilt = [
+        {path: each for path, each in group.items() if isinstance(each, FactoredLinear) and each.form == "smaller"}
+        for group in groups_of(module)
+    ]
+    return [group for group in rebuilt if group]
 
 
 def round_factors(module: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from deploycomp import latency, ranktable
+from deploycomp import factorizestep, ranktable
 from deploycomp.assess import source_predictor
 from deploycomp.compress.factorize import factorize
 from deploycomp.compression import compress_model
@@ -198,7 +198,7 @@ def test_the_form_that_is_faster_is_taken(
     def ratios(models: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, tuple[float, float, float]]:
         return {"faster": (faster, faster - 0.05, faster + 0.05)}
 
-    monkeypatch.setattr(latency, "measure_ratios", ratios)
+    monkeypatch.setattr(factorizestep, "measure_ratios", ratios)
     monkeypatch.setattr(ranktable, "MOST", 0.9)
     out = compress_model(recipe(rows, small(size=0.7, form="auto")), tmp_path / "out")
     layers = [each for each in factored(load(resolve(out.path)).module).values() if isinstance(each, FactoredLinear)]
@@ -228,7 +228,7 @@ def speed_up(
         value = next(shown)
         return {list(models)[-1]: (value, value - 0.01, value + 0.01)}
 
-    monkeypatch.setattr(latency, "measure_ratios", ratios)
+    monkeypatch.setattr(factorizestep, "measure_ratios", ratios)
     monkeypatch.setattr(ranktable, "fastest_times", clock)
     monkeypatch.setattr(ranktable, "export_graph", lambda _model, _setting, folder, **_: folder)
     monkeypatch.setattr(ranktable, "MULTIPLE", 4)

@@ -73,7 +73,7 @@ def prune(monkeypatch: pytest.MonkeyPatch, folder: Path, measured: list[float]) 
         value = next(shown)
         return {list(models)[-1]: (value, value - 0.01, value + 0.01)}
 
-    monkeypatch.setattr(latency, "measure_ratios", ratios)
+    monkeypatch.setattr(prunestep, "measure_ratios", ratios)
     rows = made.write_rows(folder / "train.jsonl", [{"text": text} for text in tiny.texts(80, seed=2)])
     recipe = Recipe.model_validate({
         "model": str(made.model()),

@@ -44,16 +44,14 @@ def measure(on: Subject, row: str, share: float) -> dict[str, Any]:
     matrices = [each for each in MATRICES if each != "embeddings"]
     config = Factorize.model_validate({"size": share, "method": method, "matrices": matrices, "form": "smaller"})
     made = Factorizer(on.model, config, on.rows.batches, on.rows.held_out, lambda _message, _share: None)
-    shapes = {name: group.shape for name, group in made.groups.items()}
-    whole = sum(rows * columns for rows, columns in shapes.values())
     if row == "ranks":
-        requests = made.requests(int(share * whole))
+        requests = made.requests(int(share * made.whole))
     else:
-        requests = {name: Request(rank=rank) for name, rank in uniform(shapes, share).items() if rank is not None}
+        requests = {name: Request(rank=rank) for name, rank in uniform(made.shapes, share).items() if rank is not None}
     student = made.run(requests)
     saved = on.model.parameters - student.parameters
     return {
-        "numbers": (whole - saved) / whole,
+        "numbers": 1 - saved / made.whole,
         "seconds": time.perf_counter() - began,
         "divergence": made.divergence(student),
         "scores": on.scores(student),

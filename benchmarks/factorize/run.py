@@ -42,6 +42,10 @@ NAMES = {
     "kronecker": "Kronecker sum",
     "tucker": "Tucker",
 }
+Column = tuple[str, float]
+"""A kind of matrix and a ratio."""
+Way = tuple[str, str]
+"""A method and a grouping."""
 TEMPERATURE, SEED = 2.0, 0
 LIMIT = 1_000
 
@@ -118,34 +122,38 @@ def _print(on: Subject, found: Mapping[Cell, dict[str, Any]], ratios: Sequence[f
     whole = interval(on, source["scores"])
     print(f"\n### {on.name}: {on.metric} × 100 without any training ({len(on.gold)} rows; source {_words(whole)})\n")
     columns = [(kind, ratio) for kind in KINDS for ratio in ratios]
-    print("| | " + " | ".join(f"{KINDS[kind]} ÷{ratio:g}" for kind, ratio in columns) + " |")
-    print("|---|" + "---:|" * len(columns))
-    for method in ORDER:
-        for grouping in ("separated", "concatenated"):
-            row = [found.get(Cell(on.name, kind, ratio, method, grouping)) for kind, ratio in columns]
-            if any(each is not None for each in row):
-                texts = [_cell(on, each) for each in row]
-                print(f"| {NAMES[method]}, {grouping} | " + " | ".join(texts) + " |")
+    rows = {
+        f"{NAMES[method]}, {grouping}": [found.get(Cell(on.name, *column, method, grouping)) for column in columns]
+        for method in ORDER
+        for grouping in ("separated", "concatenated")
+    }
+    rows = {name: row for name, row in rows.items() if any(each is not None for each in row)}
+    _table(columns, {name: [_score(on, each) for each in row] for name, row in rows.items()})
     print("\nNumbers stored, in thousands:\n")
+    _table(columns, {name: [_size(each) for each in row] for name, row in rows.items()})
+    print("\nAhead by, in points (95 % interval of the paired difference):\n")
+    _table(columns, {_claim(claim): [_ahead(on, found, claim, column) for column in columns] for claim in CLAIMS})
+
+
+def _table(columns: Sequence[Column], rows: Mapping[str, Sequence[str]]) -> None:
     print("| | " + " | ".join(f"{KINDS[kind]} ÷{ratio:g}" for kind, ratio in columns) + " |")
     print("|---|" + "---:|" * len(columns))
-    for method in ORDER:
-        for grouping in ("separated", "concatenated"):
-            row = [found.get(Cell(on.name, kind, ratio, method, grouping)) for kind, ratio in columns]
-            if any(each is not None for each in row):
-                texts = ["" if each is None or "refused" in each else f"{each['numbers'] / 1e3:.1f}" for each in row]
-                print(f"| {NAMES[method]}, {grouping} | " + " | ".join(texts) + " |")
-    _claims(on, found, ratios)
+    for name, texts in rows.items():
+        print(f"| {name} | " + " | ".join(texts) + " |")
 
 
 def _words(value: Any) -> str:
     return f"{100 * value.value:.1f} ({100 * value.low:.1f}…{100 * value.high:.1f})"
 
 
-def _cell(on: Subject, value: Mapping[str, Any] | None) -> str:
+def _score(on: Subject, value: Mapping[str, Any] | None) -> str:
     if value is None:
         return ""
     return "–" if "refused" in value else f"{100 * interval(on, value['scores']).value:.1f}"
+
+
+def _size(value: Mapping[str, Any] | None) -> str:
+    return "" if value is None or "refused" in value else f"{value['numbers'] / 1e3:.1f}"
 
 
 CLAIMS = (
@@ -157,22 +165,16 @@ CLAIMS = (
 """What the paper's order says: the first is ahead of the second."""
 
 
-def _claims(on: Subject, found: Mapping[Cell, dict[str, Any]], ratios: Sequence[float]) -> None:
-    print("\nAhead by, in points (95 % interval of the paired difference):\n")
-    columns = [(kind, ratio) for kind in KINDS for ratio in ratios]
-    print("| | " + " | ".join(f"{KINDS[kind]} ÷{ratio:g}" for kind, ratio in columns) + " |")
-    print("|---|" + "---:|" * len(columns))
-    for first, second in CLAIMS:
-        texts: list[str] = []
-        for kind, ratio in columns:
-            pair = [found.get(Cell(on.name, kind, ratio, *each)) for each in (first, second)]
-            if any(each is None or "refused" in each for each in pair):
-                texts.append("")
-                continue
-            drop = change(on, pair[0]["scores"], pair[1]["scores"])  # type: ignore[index]
-            texts.append(f"{100 * drop.value:+.1f} ({100 * drop.low:+.1f}…{100 * drop.high:+.1f})")
-        names = [f"{NAMES[method]}, {grouping}" for method, grouping in (first, second)]
-        print(f"| {names[0]} over {names[1]} | " + " | ".join(texts) + " |")
+def _claim(claim: tuple[Way, Way]) -> str:
+    return " over ".join(f"{NAMES[method]}, {grouping}" for method, grouping in claim)
+
+
+def _ahead(on: Subject, found: Mapping[Cell, dict[str, Any]], claim: tuple[Way, Way], column: Column) -> str:
+    first, second = (found.get(Cell(on.name, *column, *way)) for way in claim)
+    if first is None or second is None or "refused" in first or "refused" in second:
+        return ""
+    gain = change(on, first["scores"], second["scores"])
+    return f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f}…{100 * gain.high:+.1f})"
 
 
 def main() -> None:

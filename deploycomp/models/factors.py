@@ -11,6 +11,7 @@ stored once for all (the decoder). s is the norm of each row, unit(·) scales ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,8 +32,10 @@ __all__ = [
     "densify",
     "factored",
     "facts_of",
+    "groups_of",
     "low_rank_of",
     "multiplied",
+    "numbers",
 ]
 
 SLOPE = 0.01
@@ -220,6 +223,31 @@ def factored(module: nn.Module) -> dict[str, FactoredLinear | FactoredEmbedding]
     """Path → module, of all that is stored in factors."""
     found = module.named_modules()
     return {path: each for path, each in found if isinstance(each, (FactoredLinear, FactoredEmbedding))}
+
+
+def groups_of(module: nn.Module) -> list[dict[str, FactoredLinear | FactoredEmbedding]]:
+    """Path → module, of all that is stored in factors, those with one decoder together."""
+    groups: dict[int, dict[str, FactoredLinear | FactoredEmbedding]] = {}
+    for path, each in factored(module).items():
+        groups.setdefault(id(each.decoder), {})[path] = each
+    return list(groups.values())
+
+
+def numbers(rule: str, sizes: Mapping[str, int], members: Sequence[int], columns: int) -> int:
+    """Count what is stored of a stack before it is made.
+
+    Args:
+        rule: Name of the rule.
+        sizes: Its sizes.
+        members: Rows of each matrix of the stack.
+        columns: Of the stack.
+
+    Returns:
+        Numbers of all members and of what they share.
+    """
+    shapes = [RULES[rule].shapes(sizes, rows, columns) for rows in members]
+    own = sum(math.prod(shape) for each, _ in shapes for shape in each.values())
+    return own + sum(math.prod(shape) for shape in shapes[0][1].values())
 
 
 def facts_of(group: Sequence[FactoredLinear | FactoredEmbedding]) -> dict[str, Any]:

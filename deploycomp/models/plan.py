@@ -76,6 +76,11 @@ class Factored:
     form: str
     sizes: dict[str, int]
 
+    @property
+    def two_products(self) -> bool:
+        """Whether it is two factors and nothing else, which can be multiplied one after the other."""
+        return self.rule == "low_rank" and not self.sizes["norms"] and not self.sizes["shift"]
+
 
 Cut = Heads | Neurons | Layers | Vocabulary | Bias | Factored
 _KINDS: dict[str, type[Any]] = {

@@ -12,7 +12,6 @@ keeps its values: cutting equals setting the columns of O (or FFN out) to zero.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from deploycomp.errors import InputRefused
 from deploycomp.models.anatomy import Anatomy, LayerAnatomy, describe
-from deploycomp.models.factors import RULES, Decoder, FactoredEmbedding, FactoredLinear, factored
+from deploycomp.models.factors import RULES, Decoder, FactoredEmbedding, FactoredLinear, factored, numbers
 from deploycomp.models.plan import Bias, Cut, Factored, Heads, Layers, Plan, Vocabulary
 
 __all__ = ["apply", "head_count", "head_units", "linear", "neuron_count", "replay", "uncuttable_heads", "unique_layers"]
@@ -295,7 +294,7 @@ def _factor(module: Any, cut: Factored) -> None:
     rule = RULES.get(cut.rule)
     if rule is None or set(cut.sizes) != set(rule.sizes):
         raise InputRefused(f"the surgery plan names the unknown rule {cut.rule} with {sorted(cut.sizes)}")
-    if cut.form == "faster" and (cut.rule != "low_rank" or cut.sizes["norms"] or cut.sizes["shift"]):
+    if cut.form == "faster" and not cut.two_products:
         raise InputRefused("only two factors and nothing else can be multiplied one after the other", where=cut.rule)
     known = dict(module.named_modules())
     decoder: Decoder | None = None
@@ -321,10 +320,9 @@ def _check_sizes(cut: Factored, rows: int, columns: int) -> None:
     """A plan may not ask for more memory than factors of full rank take."""
     if not all(cut.sizes[name] for name in cut.sizes if name not in ("norms", "shift")):
         raise InputRefused("the surgery plan names a size of 0", where=cut.modules[0])
-    own, shared = RULES[cut.rule].shapes(cut.sizes, rows, columns)
-    numbers = sum(math.prod(shape) for shape in (*own.values(), *shared.values()))
-    if numbers > MOST_NUMBERS * max(rows, columns) ** 2:
-        raise InputRefused(f"the surgery plan stores {numbers:,} numbers for {rows} x {columns}", where=cut.modules[0])
+    stored = numbers(cut.rule, cut.sizes, [rows], columns)
+    if stored > MOST_NUMBERS * max(rows, columns) ** 2:
+        raise InputRefused(f"the surgery plan stores {stored:,} numbers for {rows} x {columns}", where=cut.modules[0])
 
 
 def _add_bias(layer: Any) -> None:

@@ -10,7 +10,7 @@ Ranks come before values: what a component is worth is predicted on the model as
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor
@@ -87,22 +87,31 @@ class Factorizer:
         Raises:
             ValueError: Not even one component of each fits.
         """
-        whole = sum(group.shape[0] * group.shape[1] for group in self.groups.values())
         if self.config.ratio is not None:
             return {unit.name: Request(ratio=self.config.ratio_of(unit.kind)) for unit in self.units}
         if self.method.components is None:
             if numbers < 1:
                 raise ValueError("nothing is left to store")
-            return {unit.name: Request(ratio=whole / numbers) for unit in self.units}
-        losses = {unit.name: self.components(unit) for unit in self.units}
-        shapes = {name: group.shape for name, group in self.groups.items()}
-        ranks = allocate(losses, shapes, numbers)
+            return {unit.name: Request(ratio=self.whole / numbers) for unit in self.units}
+        ranks = allocate(self.losses, self.shapes, numbers)
         return {name: Request(rank=rank) for name, rank in ranks.items() if rank is not None}
 
-    def components(self, unit: Unit) -> Tensor:
-        """The predicted loss of dropping each component of a unit, descending."""
-        assert self.method.components is not None
-        return self.method.components(self.groups[unit.name], self._moments(unit))
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Unit's name → rows and columns of its stack."""
+        return {name: group.shape for name, group in self.groups.items()}
+
+    @property
+    def whole(self) -> int:
+        """Numbers of all units as matrices."""
+        return sum(rows * columns for rows, columns in self.shapes.values())
+
+    @cached_property
+    def losses(self) -> dict[str, Tensor]:
+        """Unit's name → the predicted loss of dropping each of its components, descending."""
+        components = self.method.components
+        assert components is not None
+        return {unit.name: components(self.groups[unit.name], self._moments(unit)) for unit in self.units}
 
     def run(self, requests: Mapping[str, Request], *, form: Form = "smaller") -> TorchModel:
         """Put factors in the place of matrices, from the bottom to the top.

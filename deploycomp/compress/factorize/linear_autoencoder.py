@@ -42,7 +42,7 @@ def linear_autoencoder(
         start: The paper's random start, or the truncated SVD.
         seed: Of the start and of the order of rows.
         row_weights: Factor on each row's loss, [rows of the stack], in any unit; None weighs all rows the same.
-        select: Called after every epoch; the epoch where it is lowest is kept. None takes the loss over all rows.
+        select: Called now and then; the epoch where it is lowest is kept. None takes the loss over all rows.
         progress: Called with the share that is done.
 
     Returns:

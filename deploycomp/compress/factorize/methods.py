@@ -114,10 +114,6 @@ def _fisher_weights(moments: Sequence[Moments]) -> Tensor:
     return torch.cat([each.fisher for each in moments]).clamp(min=0).sqrt()
 
 
-def _fisher_svd(job: Job) -> Stored:
-    return svd(job.group, job.rank, row_weights=_fisher_weights(job.moments))
-
-
 def _whitened(job: Job) -> Stored:
     """SVD-LLM's, of linear layers; the one-hot inputs of an embedding are white once rows are weighted."""
     if job.moments[0].embedding:
@@ -125,28 +121,26 @@ def _whitened(job: Job) -> Stored:
     return whitened(job.group, job.moments, job.biases, job.rank)
 
 
-def _autoencoder(job: Job) -> Stored:
-    rows, columns = job.group.shape
-    latent = sizes.autoencoder_latent(rows, columns, job.ratio)
-    options: Any = {"row_weights": job.weights, "select": job.select, "progress": job.progress}
-    return autoencoder(job.group, latent, job.training, **options)
+def _trained(make: Callable[..., Stored], latent: Callable[[int, int, float], int]) -> Method:
+    """An autoencoder of the latents that fit."""
+
+    def run(job: Job) -> Stored:
+        options: Any = {"row_weights": job.weights, "select": job.select, "progress": job.progress}
+        return make(job.group, latent(*job.group.shape, job.ratio), job.training, **options)
+
+    return Method(run)
 
 
-def _linear_autoencoder(job: Job) -> Stored:
-    rows, columns = job.group.shape
-    latent = sizes.linear_latent(rows, columns, job.ratio)
-    options: Any = {"row_weights": job.weights, "select": job.select, "progress": job.progress}
-    return linear_autoencoder(job.group, latent, job.training, **options)
+def _blocks(
+    make: Callable[[Group, dict[str, int]], Stored], fit: Callable[[list[int], int, float], dict[str, int]]
+) -> Method:
+    """A decomposition into blocks of the sizes that fit."""
 
+    def run(job: Job) -> Stored:
+        members = [len(each) for each in job.group.matrices]
+        return make(job.group, fit(members, job.group.shape[1], job.ratio))
 
-def _kronecker(job: Job) -> Stored:
-    members = [len(each) for each in job.group.matrices]
-    return kronecker(job.group, sizes.kronecker_sizes(members, job.group.shape[1], job.ratio))
-
-
-def _tucker(job: Job) -> Stored:
-    members = [len(each) for each in job.group.matrices]
-    return tucker(job.group, sizes.tucker_sizes(members, job.group.shape[1], job.ratio))
+    return Method(run)
 
 
 def _energies(matrix: Tensor) -> Tensor:
@@ -161,7 +155,8 @@ METHODS: dict[str, Method] = {
         lambda job: svd(job.group, job.rank, row_weights=job.weights), lambda group, _: _energies(group.stacked)
     ),
     "fisher_svd": Method(
-        _fisher_svd, lambda group, moments: _energies(_fisher_weights(moments)[:, None] * group.stacked)
+        lambda job: svd(job.group, job.rank, row_weights=_fisher_weights(job.moments)),
+        lambda group, moments: _energies(_fisher_weights(moments)[:, None] * group.stacked),
     ),
     "pca": Method(
         lambda job: output_pca(job.group, job.moments, job.biases, job.rank),
@@ -170,9 +165,9 @@ METHODS: dict[str, Method] = {
     ),
     "whitened": Method(_whitened, lambda group, moments: principal(group, moments, centred=False).energies / 2),
     "kfac": _KFAC,
-    "linear_autoencoder": Method(_linear_autoencoder),
-    "autoencoder": Method(_autoencoder),
-    "kronecker": Method(_kronecker),
-    "tucker": Method(_tucker),
+    "linear_autoencoder": _trained(linear_autoencoder, sizes.linear_latent),
+    "autoencoder": _trained(autoencoder, sizes.autoencoder_latent),
+    "kronecker": _blocks(kronecker, sizes.kronecker_sizes),
+    "tucker": _blocks(tucker, sizes.tucker_sizes),
 }
 """By the names of the recipe."""

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from deploycomp.models.factors import RULES
+from deploycomp.models.factors import numbers
 
 __all__ = [
     "INNER",
@@ -146,23 +146,6 @@ def tucker_sizes(members: Sequence[int], columns: int, ratio: float, *, head: in
 
     limit = budget(sum(members), columns, ratio)
     return sizes(bisect_right(range(1, most + 1), limit, key=lambda k: numbers("tucker", sizes(k), members, columns)))
-
-
-def numbers(rule: str, sizes: Mapping[str, int], members: Sequence[int], columns: int) -> int:
-    """Count what is stored of a stack before it is made.
-
-    Args:
-        rule: Name of the rule.
-        sizes: Its sizes.
-        members: Rows of each matrix of the stack.
-        columns: Of the stack.
-
-    Returns:
-        Numbers of all members and of what they share.
-    """
-    shapes = [RULES[rule].shapes(sizes, rows, columns) for rows in members]
-    own = sum(math.prod(shape) for each, _ in shapes for shape in each.values())
-    return own + sum(math.prod(shape) for shape in shapes[0][1].values())
 
 
 def _block(lengths: Sequence[int], wanted: float) -> int:
