@@ -42,6 +42,26 @@ def clock(graphs: Mapping[str, Path], *_: Any) -> dict[str, float]:
     return times
 
 
+def test_a_busy_neighbour_does_not_bend_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    draw = np.random.default_rng(0)
+    alone = {"one": 2.0, "other": 2.2}
+
+    def noisy(candidates: Any, *_: Any, samples: bool, **__: Any) -> dict[str, Any]:
+        """Half of the blocks have a neighbour nearly all the time, and the others now and then."""
+        assert samples
+        cells = []
+        for each in candidates:
+            busy = [draw.random(100) < (0.9 if block % 2 else 0.3) for block in range(6)]
+            calls = [alone[each.name] * (1 + 0.01 * draw.random(100)) * np.where(part, 1.9, 1.0) for part in busy]
+            cells.append({"candidate": each.name, "block_samples_ns": [(call * 1e6).tolist() for call in calls]})
+        return {"cells": cells}
+
+    monkeypatch.setattr("deploycomp.measure.benchmark.benchmark", noisy)
+    settings = Setting().benchmark(latency.BLOCKS, latency.BLOCK_SECONDS)
+    times = latency.fastest_times(dict.fromkeys(alone, tmp_path), settings, lambda _message, _share: None)
+    assert times == pytest.approx(alone, rel=0.01)
+
+
 def test_the_table_is_what_the_clock_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(latency, "fastest_times", clock)
     model = load(resolve(made.model()))

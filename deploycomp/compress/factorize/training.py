@@ -68,14 +68,18 @@ class Training:
 
         Args:
             rows: Of the stack.
-            steps: At least so many; a stack for which the paper takes more gets batches of 64 and a rate of 2e-3, which
-                find the same in half the time.
+            steps: Of the paper's 16 rows, at least so many.
+
+        Returns:
+            As many epochs in batches of 64, at a rate that finds the same directions in half the time or a third of it:
+            twice the paper's where its 30 epochs are enough, four times where there are more.
         """
         paper = Training()
-        if rows * paper.epochs >= steps * paper.batch:
-            return replace(paper, batch=4 * paper.batch, rate=2 * paper.rate)
+        large = replace(paper, batch=4 * paper.batch)
         epochs = -(-steps * paper.batch // rows)
-        return replace(paper, epochs=epochs, decay_every=max(1, epochs // 3))
+        if epochs <= paper.epochs:
+            return replace(large, rate=2 * paper.rate)
+        return replace(large, rate=4 * paper.rate, epochs=epochs, decay_every=max(1, epochs // 3))
 
 
 @dataclass(frozen=True)
