@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/factorize/encoder.py [--models sst2,clinc150] [--share 0.7] [--limit 2000]
 
-The same ranks for all methods (each matrix keeps the same share of its numbers), then ours with ranks from one list.
+The same ranks for all methods (each matrix keeps the same share of its numbers), then SVD and ours at ranks from one
+list.
 Rows of the train split weigh directions, test rows are reported (SST-2: validation). Every cell is kept (`--work`).
 Exit code 1 when data is worth less than 3 points.
 """
@@ -31,21 +32,26 @@ ROWS = {
     "pca": "output PCA",
     "kfac": "K-FAC",
     "auto": "K-FAC, fitted bottom-up",
-    "ranks": "the same, ranks from one list (deploycomp)",
+    "svd at ranks": "SVD at the ranks of the next row",
+    "ranks": "fitted bottom-up, ranks from one list (deploycomp)",
 }
 AHEAD = 0.03
 LIMIT = 2_000
 
 
+def _factorizer(on: Subject, method: str, share: float) -> Factorizer:
+    matrices = [each for each in MATRICES if each != "embeddings"]
+    config = Factorize.model_validate({"size": share, "method": method, "matrices": matrices, "form": "smaller"})
+    return Factorizer(on.model, config, on.rows.batches, on.rows.held_out, lambda _message, _share: None)
+
+
 def measure(on: Subject, row: str, share: float) -> dict[str, Any]:
     """Factorize the encoder, and judge the model."""
     began = time.perf_counter()
-    method = "auto" if row == "ranks" else row
-    matrices = [each for each in MATRICES if each != "embeddings"]
-    config = Factorize.model_validate({"size": share, "method": method, "matrices": matrices, "form": "smaller"})
-    made = Factorizer(on.model, config, on.rows.batches, on.rows.held_out, lambda _message, _share: None)
-    if row == "ranks":
-        requests = made.requests(int(share * made.whole))
+    made = _factorizer(on, {"ranks": "auto", "svd at ranks": "svd"}.get(row, row), share)
+    if row in ("ranks", "svd at ranks"):
+        ranker = made if row == "ranks" else _factorizer(on, "auto", share)
+        requests = ranker.requests(int(share * made.whole))
     else:
         requests = {name: Request(rank=rank) for name, rank in uniform(made.shapes, share).items() if rank is not None}
     student = made.run(requests)
@@ -78,17 +84,25 @@ def main() -> None:
         }
         print(f"\n### {name}: encoder at {asked.share:.0%} ({len(on.gold)} rows, source ", end="")
         print(f"{100 * interval(on, source['scores']).value:.1f})\n")
-        print(f"| | numbers | {on.metric} | held-out KL | ahead of SVD | seconds |\n|---|---:|---:|---:|---:|---:|")
+        print(f"| | numbers | {on.metric} | held-out KL | ahead of SVD at the same ranks | seconds |")
+        print("|---|---:|---:|---:|---:|---:|")
+        best = 0.0
         for row, words in ROWS.items():
             cell = found[row]
-            value, ahead = interval(on, cell["scores"]), change(on, cell["scores"], found["svd"]["scores"])
-            gain = "" if row == "svd" else f"{100 * ahead.value:+.1f} ({100 * ahead.low:+.1f}…{100 * ahead.high:+.1f})"
+            plain = "svd at ranks" if row == "ranks" else "svd"
+            value, ahead = interval(on, cell["scores"]), change(on, cell["scores"], found[plain]["scores"])
+            gain = (
+                ""
+                if row.startswith("svd")
+                else f"{100 * ahead.value:+.1f} ({100 * ahead.low:+.1f}…{100 * ahead.high:+.1f})"
+            )
             ends = f"{100 * value.low:.1f}…{100 * value.high:.1f}"
             print(
                 f"| {words} | {cell['numbers']:.1%} | {100 * value.value:.1f} ({ends}) | {cell['divergence']:.4f} "
                 f"| {gain} | {cell['seconds']:.0f} |"
             )
-            failed |= row == "auto" and ahead.value < AHEAD
+            best = max(best, ahead.value if row in ("auto", "ranks") else 0.0)
+        failed |= best < AHEAD
     print(f"\n{machine()}")
     if failed:
         sys.exit(f"the fitted low rank is not {100 * AHEAD:g} points ahead of SVD everywhere")
