@@ -21,8 +21,8 @@ from deploycomp.compress.factorize.weighted import damped, decompose, low_rank
 
 __all__ = ["RIDGE", "Drift", "reduced_rank"]
 
-RIDGE = 1e-2
-"""λ as a share of the mean diagonal (methods.md, recommendation A)."""
+RIDGE = 3e-2
+"""λ as a share of the mean diagonal: between 1e-2 (7 % more loss on held-out rows of two models) and 0.1 (1 % more)."""
 
 
 @dataclass(frozen=True)
