@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/prune/run.py [--models minilm-l6-sst2,…] [--speeds 1.3,1.5,2] [--only ours,…] [--table]
 
 Every result is kept (`--work`), and a second call goes on where the first was stopped. All methods get the same
-calibration rows (from the train split), the same latency table (measured once for each model, one thread, 1×128, FP32)
-and the same budget; held-out train rows choose, validation or test rows are reported. Speed is measured at the end, all
-models of one table side by side. Markdown goes to stdout, the plot beside RESULTS.md. Exit code 1 when a claim fails.
+calibration rows (from the train split), the same latency table (measured once for models of one shape, one thread,
+1×128, FP32) and the same budget; held-out train rows choose, validation or test rows are reported. Speed is measured at
+the end, all models of one table side by side. Markdown goes to stdout, the plot beside RESULTS.md. Exit code 1 when a
+claim fails.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from kwon import prune_masks
 
 from deploycomp.assess import read_rows, source_predictor
 from deploycomp.compress.answers import Answers, mean_divergence
-from deploycomp.compress.batches import Batch, make_batches
 from deploycomp.compress.prune.costs import Costs
 from deploycomp.compress.prune.prune import Method, prune
 from deploycomp.compress.recover import recover
@@ -42,7 +42,7 @@ from deploycomp.models.load import load
 from deploycomp.models.model import TorchModel
 from deploycomp.prunestep import RECOVERY_ROWS
 from deploycomp.recipe import Calibrate, Recipe
-from deploycomp.torchrows import HELD_OUT_TOKENS, TOKENS
+from deploycomp.torchrows import TorchRows, find_rows
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deploycomp-benchmarks" / "prune"
 HERE = Path(__file__).resolve().parent
@@ -65,7 +65,9 @@ Run = Callable[["Job", float], TorchModel]
 
 
 def _by(method: Method) -> Run:
-    return lambda job, budget: prune(job.model, job.batches, job.held_out, job.costs, budget, method=method).model
+    return lambda job, budget: (
+        prune(job.model, job.rows.batches, job.rows.held_out, job.costs, budget, method=method).model
+    )
 
 
 def _ours(method: Method) -> Run:
@@ -74,10 +76,10 @@ def _ours(method: Method) -> Run:
     def run(job: Job, budget: float) -> TorchModel:
         made = _by(method)(job, budget)
         teacher, answers = job.model, Answers(job.model)
-        recorded = answers.record(teacher.module, job.held_out)
+        recorded = answers.record(teacher.module, job.rows.held_out)
         refit(
-            answers, made.module, teacher.module, teacher.anatomy, job.batches,
-            lambda: mean_divergence(answers, made.module, job.held_out, recorded),
+            answers, made.module, teacher.module, teacher.anatomy, job.rows.batches,
+            lambda: mean_divergence(answers, made.module, job.rows.held_out, recorded),
         )  # fmt: skip
         return made
 
@@ -88,12 +90,13 @@ def _recovered(job: Job, budget: float) -> TorchModel:
     """Ours, then minutes of distillation on unlabelled rows."""
     made = _ours(Method())(job, budget)
     answers = Answers(job.model)
-    recover(answers, made.module, job.model.module, job.model.anatomy, job.every, job.held_out, minutes=MINUTES)
+    rows = job.rows
+    recover(answers, made.module, job.model.module, job.model.anatomy, rows.every, rows.held_out, minutes=MINUTES)
     return made
 
 
 def _kwon(job: Job, budget: float) -> TorchModel:
-    return prune_masks(job.model, job.batches, job.held_out, job.costs, budget)
+    return prune_masks(job.model, job.rows.batches, job.rows.held_out, job.costs, budget)
 
 
 METHODS: dict[str, tuple[str, Run]] = {
@@ -114,27 +117,18 @@ class Job:
     real: Real
     work: Path
     model: TorchModel
-    batches: Sequence[Batch]
-    held_out: Sequence[Batch]
-    every: Sequence[Batch]
+    rows: TorchRows
     costs: Costs
 
 
 def job(real: Real, work: Path) -> Job:
     """Load a model, draw its rows, and measure its table where that was not done."""
-    from deploycomp.calibration import find_calibration
-
     model = load(resolve(real.path))
     recipe = Recipe(model=str(real.path), calibrate=Calibrate(data=str(real.data.with_name("train.jsonl"))))
-    found, why = find_calibration(recipe, model, None, rows=RECOVERY_ROWS)
-    if found is None:
-        sys.exit(why)
-    pad = model.tokenizer.pad_token_id
-    batches = make_batches(found.feeds, pad_token_id=pad, limit=TOKENS)
-    held_out = make_batches(found.held_out_feeds, pad_token_id=pad, limit=HELD_OUT_TOKENS)
-    every = make_batches(found.feeds, pad_token_id=pad)
-    costs = _table(model, work / real.name / "table.json")
-    return Job(real, work / real.name, model, batches, held_out, every, costs)
+    rows = find_rows(recipe, model, None, "the benchmark", rows=RECOVERY_ROWS)
+    anatomy = model.anatomy
+    shape = f"{anatomy.model_type}-{len(anatomy.layers)}x{anatomy.hidden_size}-{model.task}"
+    return Job(real, work / real.name, model, rows, _table(model, work / f"table-{shape}.json"))
 
 
 def _table(model: TorchModel, kept: Path) -> Costs:
@@ -173,7 +167,7 @@ def measure(job: Job, names: Sequence[str], speed: float) -> dict[str, tuple[flo
     """How fast each method's model really is, all side by side; measured once."""
     kept = job.work / f"measured-{speed:g}.json"
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    if set(found) != set(names):
+    if not set(names) <= set(found):
         models = {"source": job.model}
         models |= {name: load(resolve(job.work / f"{name}-{speed:g}")) for name in names}
         with tempfile.TemporaryDirectory() as scratch:
