@@ -100,10 +100,21 @@ def measure(cell: Cell, on: Subject, moments: Mapping[str, Moments]) -> dict[str
     return {"numbers": numbers, "of": of, "seconds": seconds, "scores": on.scores(student)}
 
 
-def run(name: str, ratios: Sequence[float], limit: int, work: Path) -> dict[Cell, dict[str, Any]]:
-    """Measure what is missing of one model."""
+def run(name: str, ratios: Sequence[float], limit: int, work: Path, *, table: bool) -> None:
+    """Measure what is missing of one model, or nothing, and print its tables."""
     on = subject(name, limit)
     say(f"{name}: {len(on.gold)} judged rows, {on.rows.facts['rows']} to learn from")
+    wanted = cells(name, ratios)
+    if table:
+        wanted = [cell for cell in wanted if cell.place(work).is_file()]
+    source = Cell(name, "source", 1, "none", "none")
+    found = {source: kept(source.place(work), lambda: {"scores": on.scores(on.model)})}
+    moments = {} if table else _moments(on)
+    found |= {cell: kept(cell.place(work), lambda cell=cell: measure(cell, on, moments)) for cell in wanted}
+    _print(on, found, ratios)
+
+
+def _moments(on: Subject) -> dict[str, Moments]:
     paths = [
         path
         for unit in units_of(on.model.module, on.model.anatomy, ["key", "ffn_out"], "separated")
@@ -111,13 +122,7 @@ def run(name: str, ratios: Sequence[float], limit: int, work: Path) -> dict[Cell
     ]
     soft = Answers(on.model, temperature=TEMPERATURE)
     embedding = on.model.anatomy.embeddings["word"]
-    moments = measure_moments(soft, on.model.module, embedding, paths, on.rows.batches, seed=SEED)
-    source = Cell(name, "source", 1, "none", "none")
-    found = {source: kept(source.place(work), lambda: {"scores": on.scores(on.model)})}
-    for cell in cells(name, ratios):
-        found[cell] = kept(cell.place(work), lambda cell=cell: measure(cell, on, moments))
-    _print(on, found, ratios)
-    return found
+    return measure_moments(soft, on.model.module, embedding, paths, on.rows.batches, seed=SEED)
 
 
 def _print(on: Subject, found: Mapping[Cell, dict[str, Any]], ratios: Sequence[float]) -> None:
@@ -186,13 +191,14 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(SUBJECTS))
     parser.add_argument("--ratios", default="3,10,25")
     parser.add_argument("--limit", type=int, default=LIMIT, help="judged rows of each model")
+    parser.add_argument("--table", action="store_true", help="only print what is kept")
     parser.add_argument("--work", type=Path, default=CACHE / "paper")
     asked = parser.parse_args()
     ratios = [float(each) for each in asked.ratios.split(",")]
     for name in asked.models.split(","):
         if name not in SUBJECTS:
             parser.error(f"unknown model {name!r}; known: {', '.join(SUBJECTS)}")
-        run(name, ratios, asked.limit, asked.work)
+        run(name, ratios, asked.limit, asked.work, table=asked.table)
     print(f"\n{machine()}")
 
 
