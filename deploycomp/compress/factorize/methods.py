@@ -77,11 +77,6 @@ class Job:
         return _fisher_weights(self.moments) if self.fisher else None
 
     @property
-    def training(self) -> Training:
-        """Of an autoencoder."""
-        return Training.of(self.group.shape[0], self.steps)
-
-    @property
     def rank(self) -> int:
         """Of a product of two."""
         return self.request.rank_of(self.group)
@@ -121,12 +116,15 @@ def _whitened(job: Job) -> Stored:
     return whitened(job.group, job.moments, job.biases, job.rank)
 
 
-def _trained(make: Callable[..., Stored], latent: Callable[[int, int, float], int]) -> Method:
+def _trained(make: Callable[..., Stored], fit: Callable[[int, int, float], int], *, saturates: bool) -> Method:
     """An autoencoder of the latents that fit."""
 
     def run(job: Job) -> Stored:
+        rows, columns = job.group.shape
+        latent = fit(rows, columns, job.ratio)
+        training = Training.of(rows, job.steps, latent=max(latent, 1) if saturates else None)
         options: Any = {"row_weights": job.weights, "select": job.select, "progress": job.progress}
-        return make(job.group, latent(*job.group.shape, job.ratio), job.training, **options)
+        return make(job.group, latent, training, **options)
 
     return Method(run)
 
@@ -165,8 +163,8 @@ METHODS: dict[str, Method] = {
     ),
     "whitened": Method(_whitened, lambda group, moments: principal(group, moments, centred=False).energies / 2),
     "kfac": _KFAC,
-    "linear_autoencoder": _trained(linear_autoencoder, sizes.linear_latent),
-    "autoencoder": _trained(autoencoder, sizes.autoencoder_latent),
+    "linear_autoencoder": _trained(linear_autoencoder, sizes.linear_latent, saturates=False),
+    "autoencoder": _trained(autoencoder, sizes.autoencoder_latent, saturates=True),
     "kronecker": _blocks(kronecker, sizes.kronecker_sizes),
     "tucker": _blocks(tucker, sizes.tucker_sizes),
 }

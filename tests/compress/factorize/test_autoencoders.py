@@ -190,6 +190,17 @@ def test_the_rate_falls_in_steps():
     assert same(seen[1], seen[2])
 
 
+@pytest.mark.parametrize(("latent", "rate"), [(None, 4e-3), (1, 4e-3), (20, 4e-3), (80, 1e-3)])
+def test_the_rate_falls_with_the_width(latent, rate):
+    assert Training.of(2_304, latent=latent).rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(384, 834), (2_304, 139), (30_522, 30)])
+def test_a_stack_is_seen_as_often_as_it_needs(rows, epochs):
+    training = Training.of(rows)
+    assert (training.epochs, training.batch, training.decay_every) == (epochs, 64, epochs // 3)
+
+
 def test_the_paper_is_the_default():
     paper = Training()
     assert (paper.epochs, paper.batch, paper.rate, paper.decay, paper.decay_every) == (30, 16, 1e-3, 0.8, 10)
