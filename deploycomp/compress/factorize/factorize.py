@@ -42,6 +42,8 @@ SCORED = 1
 """Batches of held-out rows that choose an epoch: of middling length, and seen some dozens of times."""
 MOMENTS, FIT = 0.3, 0.65
 """Shares of the bar."""
+UNFITTED = 0.1
+"""Of the second, where all is first made without fitting: it takes a tenth of the time."""
 
 
 class Factorizer:
@@ -121,17 +123,31 @@ class Factorizer:
             form: How the factors are used.
 
         Returns:
-            The student, a copy.
+            The student, a copy; of `auto`, the one that was fitted to what drifted or the one that was not, whichever
+            loses less on held-out rows.
         """
+        if self.config.method != "auto" or self.source.anatomy.shared_layers:
+            return self._pass(requests, form, fitted=False)
+        plain = self._pass(requests, form, fitted=False, width=UNFITTED * FIT)
+        fitted = self._pass(requests, form, fitted=True, start=MOMENTS + UNFITTED * FIT, width=(1 - UNFITTED) * FIT)
+        return min(plain, fitted, key=self.divergence)
+
+    def _pass(
+        self,
+        requests: Mapping[str, Request],
+        form: Form,
+        *,
+        fitted: bool,
+        start: float = MOMENTS,
+        width: float = FIT,
+    ) -> TorchModel:
         student = self.source.fork()
-        fitted = self.config.method == "auto" and not student.anatomy.shared_layers
         both = (self.source.module, student.module)
         walks = [Walk(self.answers, each, student.anatomy, self.batches) for each in both]
         wanted = [unit for unit in self.units if unit.name in requests]
         for number, unit in enumerate(wanted):
-            start = MOMENTS + FIT * number / len(wanted)
-            self.say(f"factorizing {unit.name}", start)
-            along = partial(self._along, unit.name, start, FIT / len(wanted))
+            along = partial(self._along, unit.name, start + width * number / len(wanted), width / len(wanted))
+            along(0.0)
             request = requests[unit.name]
             if fitted and not unit.embedding:
                 stored = self._fit(unit, request, walks)
