@@ -24,6 +24,7 @@ from common import machine
 from deploycomp.compress.factorize.factorize import Factorizer
 from deploycomp.compress.factorize.methods import Request
 from deploycomp.compress.factorize.ranks import uniform
+from deploycomp.measure.context import context
 from deploycomp.recipe import MATRICES, Factorize
 
 ROWS = {
@@ -31,7 +32,7 @@ ROWS = {
     "fisher_svd": "Fisher-weighted SVD",
     "pca": "output PCA",
     "kfac": "K-FAC",
-    "auto": "K-FAC, fitted bottom-up",
+    "auto": "K-FAC, fitted bottom-up where that pays",
     "svd at ranks": "SVD at the ranks of the next row",
     "ranks": "fitted bottom-up, ranks from one list (deploycomp)",
 }
@@ -103,7 +104,7 @@ def main() -> None:
             )
             best = max(best, ahead.value if row in ("auto", "ranks") else 0.0)
         failed |= best < AHEAD
-    print(f"\n{machine()}")
+    print(f"\n{machine(context())}")
     if failed:
         sys.exit(f"the fitted low rank is not {100 * AHEAD:g} points ahead of SVD everywhere")
 

@@ -29,6 +29,7 @@ from finetune import DATA
 
 from deploycomp.compress.factorize.matrices import install, units_of
 from deploycomp.compress.factorize.methods import METHODS, Job, Request
+from deploycomp.measure.context import context
 from deploycomp.models import resolve
 from deploycomp.models.anatomy import describe
 from deploycomp.models.load import load
@@ -151,7 +152,7 @@ def main() -> None:
             f"| {words} | {cell['parameters'] / 1e6:.1f} M | {100 * value.value:.1f} ({ends}) | {gain} "
             f"| {cell['seconds'] / 60:.0f} |"
         )
-    print(f"\n{machine()}")
+    print(f"\n{machine(context())}")
 
 
 if __name__ == "__main__":

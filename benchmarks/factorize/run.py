@@ -27,6 +27,7 @@ from deploycomp.compress.answers import Answers
 from deploycomp.compress.factorize.matrices import install, units_of
 from deploycomp.compress.factorize.methods import METHODS, Job, Request
 from deploycomp.compress.factorize.moments import Moments, measure_moments
+from deploycomp.measure.context import context
 
 KINDS = {"embeddings": "Embeddings", "key": "Key", "ffn_out": "FFN out"}
 ORDER = (
@@ -199,7 +200,7 @@ def main() -> None:
         if name not in SUBJECTS:
             parser.error(f"unknown model {name!r}; known: {', '.join(SUBJECTS)}")
         run(name, ratios, asked.limit, asked.work, table=asked.table)
-    print(f"\n{machine()}")
+    print(f"\n{machine(context())}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # for what all benchm
 from cells import CACHE
 from common import command, machine, real_models, say
 
+from deploycomp.measure.context import context
+
 MOST_LOST, MOST_BYTES = 0.02, 13_000_000
 
 
@@ -83,7 +85,7 @@ def main() -> None:
             failed.append(f"{name} loses more than {100 * MOST_LOST:g} points")
         if report["artifact"]["bytes"] > MOST_BYTES:
             failed.append(f"{name} takes {report['artifact']['bytes']:,} bytes")
-    print(f"\n{machine()}")
+    print(f"\n{machine(context())}")
     if failed:
         sys.exit("; ".join(failed))
 
