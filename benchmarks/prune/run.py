@@ -59,8 +59,8 @@ MOST_LOST = {
 }
 """What our method may lose at a speed, in accuracy or F1."""
 AHEAD = 0.01
-"""How far the others must be behind at 1.5 times, in accuracy or F1, on average over the models: one model's rows cannot
-tell a point from nothing."""
+"""How far the others must be behind at 1.5 times, in accuracy or F1, on average over the models: the rows of one
+cannot tell a point from nothing."""
 
 Run = Callable[["Job", float], TorchModel]
 
