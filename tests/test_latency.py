@@ -62,8 +62,14 @@ def test_a_busy_neighbour_does_not_bend_the_table(monkeypatch: pytest.MonkeyPatc
     assert times == pytest.approx(alone, rel=0.01)
 
 
-def test_the_table_is_what_the_clock_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def without_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock looks at names only."""
     monkeypatch.setattr(latency, "fastest_times", clock)
+    monkeypatch.setattr(latency, "export_graph", lambda _model, _setting, folder, **_: folder)
+
+
+def test_the_table_is_what_the_clock_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    without_exports(monkeypatch)
     model = load(resolve(made.model()))
     costs = latency_table(model, Setting(), tmp_path)
     for part in sublayers(model.module, model.anatomy):
@@ -87,7 +93,7 @@ def test_the_measured_graphs_have_the_units_that_they_are_named_after(monkeypatc
 
 def prune(monkeypatch: pytest.MonkeyPatch, folder: Path, measured: list[float]) -> dict[str, Any]:
     shown = itertools.chain(measured, itertools.repeat(measured[-1]))
-    monkeypatch.setattr(latency, "fastest_times", clock)
+    without_exports(monkeypatch)
 
     def ratios(models: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, tuple[float, float, float]]:
         value = next(shown)
