@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from deploycomp.context import Progress, part_of
 from deploycomp.errors import UsageError
 from deploycomp.onnxmodel import save_graph
 from deploycomp.recipe import Benchmark, Export, Factorize, Fixed, Int8, Prune, PruneFfn, PruneHeads, Recipe
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from deploycomp.compress.prune.costs import Costs
     from deploycomp.models.model import TorchModel
     from deploycomp.models.plan import Cut
@@ -278,6 +278,8 @@ def fastest_times(graphs: Mapping[str, Path], settings: Benchmark, progress: Pro
     Returns:
         Milliseconds that the fastest `QUIET` of all its calls take at most.
     """
+    import numpy as np
+
     from deploycomp.measure.benchmark import benchmark
     from deploycomp.measure.candidate import Candidate
 
@@ -292,6 +294,8 @@ def fastest_times(graphs: Mapping[str, Path], settings: Benchmark, progress: Pro
 
 def _curve(times: Mapping[str, float], kind: str, count: int, *, layers: int) -> np.ndarray:
     """Milliseconds of one sublayer with 0, 1, … units: a line through the measured points that never falls."""
+    import numpy as np
+
     points = {0: times[f"{kind}-0"], count: times["whole"]}
     for name, value in times.items():
         if name.startswith(f"{kind}-") and not name.endswith("last"):
@@ -303,6 +307,8 @@ def _curve(times: Mapping[str, float], kind: str, count: int, *, layers: int) ->
 
 def _last(times: Mapping[str, float], kind: str, inner: np.ndarray) -> float:
     """What the last layer's sublayer costs, as a share of another layer's."""
+    import numpy as np
+
     count = len(inner) - 1
     half = float(inner[count] - inner[count // 2])
     if f"{kind}-last" not in times or half <= 0:
