@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from deploycomp.models.plan import Cut
 
 __all__ = [
-    "BLOCKS",
-    "BLOCK_SECONDS",
     "Setting",
     "copied",
     "export_graph",
@@ -126,7 +124,7 @@ def latency_table(model: TorchModel, setting: Setting, work: Path, *, progress: 
     for number, (name, cuts) in enumerate(variants.items()):
         say(f"exporting {name}", 0.5 * number / len(variants))
         graphs[name] = export_graph(_cut(short, cuts), setting, work / name, fixed=True)
-    times = fastest_times(graphs, setting.benchmark(BLOCKS, BLOCK_SECONDS), part_of(say, 0.5, 1.0))
+    times = fastest_times(graphs, setting, part_of(say, 0.5, 1.0))
     inner = {kind: _curve(times, kind, count, layers=_inner(short)) for kind, count in counts.items()}
     last = {kind: _last(times, kind, inner[kind]) for kind in counts}
     tables: dict[str, np.ndarray] = {}
@@ -267,12 +265,12 @@ def export_graph(model: TorchModel, setting: Setting, folder: Path, *, fixed: bo
     return path
 
 
-def fastest_times(graphs: Mapping[str, Path], settings: Benchmark, progress: Progress) -> dict[str, float]:
+def fastest_times(graphs: Mapping[str, Path], setting: Setting, progress: Progress) -> dict[str, float]:
     """Time of each graph when nobody else runs: a neighbour only ever adds time, and a table of medians bends with it.
 
     Args:
         graphs: Name → file.
-        settings: One shape, and one number of threads.
+        setting: Shape and threads.
         progress: Called with a message and the share that is done.
 
     Returns:
@@ -283,9 +281,9 @@ def fastest_times(graphs: Mapping[str, Path], settings: Benchmark, progress: Pro
     from deploycomp.measure.benchmark import benchmark
     from deploycomp.measure.candidate import Candidate
 
-    result: dict[str, Any] = benchmark(
-        [Candidate(name, "onnx", path) for name, path in graphs.items()], settings, samples=True, progress=progress
-    )
+    candidates = [Candidate(name, "onnx", path) for name, path in graphs.items()]
+    settings = setting.benchmark(BLOCKS, BLOCK_SECONDS)
+    result: dict[str, Any] = benchmark(candidates, settings, samples=True, progress=progress)
     return {
         cell["candidate"]: float(np.quantile(np.concatenate(cell["block_samples_ns"]), QUIET)) / 1e6
         for cell in result["cells"]

@@ -18,8 +18,6 @@ import numpy as np
 
 from deploycomp.context import Progress, part_of
 from deploycomp.latency import (
-    BLOCK_SECONDS,
-    BLOCKS,
     Setting,
     copied,
     export_graph,
@@ -119,7 +117,7 @@ def rank_table(model: TorchModel, setting: Setting, work: Path, *, progress: Pro
         graphs[name] = export_graph(_factored(short, changes), setting, work / name, fixed=True)
     say("exporting the whole model", 0.5)
     graphs["whole"] = export_graph(copied(model), setting, work / "whole", fixed=True)
-    times = fastest_times(graphs, setting.benchmark(BLOCKS, BLOCK_SECONDS), part_of(say, 0.5, 1.0))
+    times = fastest_times(graphs, setting, part_of(say, 0.5, 1.0))
     found: dict[str, Kind] = {}
     for kind, shape in shapes.items():
         saved = {

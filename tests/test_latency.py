@@ -57,8 +57,7 @@ def test_a_busy_neighbour_does_not_bend_the_table(monkeypatch: pytest.MonkeyPatc
         return {"cells": cells}
 
     monkeypatch.setattr("deploycomp.measure.benchmark.benchmark", noisy)
-    settings = Setting().benchmark(latency.BLOCKS, latency.BLOCK_SECONDS)
-    times = latency.fastest_times(dict.fromkeys(alone, tmp_path), settings, lambda _message, _share: None)
+    times = latency.fastest_times(dict.fromkeys(alone, tmp_path), Setting(), lambda _message, _share: None)
     assert times == pytest.approx(alone, rel=0.01)
 
 

@@ -142,7 +142,7 @@ class Factorizer:
         width: float = FIT,
     ) -> TorchModel:
         student = self.source.fork()
-        both = (self.source.module, student.module)
+        both = (self.source.module, student.module) if fitted else ()
         walks = [Walk(self.answers, each, student.anatomy, self.batches) for each in both]
         wanted = [unit for unit in self.units if unit.name in requests]
         for number, unit in enumerate(wanted):

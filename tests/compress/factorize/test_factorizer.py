@@ -39,7 +39,7 @@ def test_the_budget_is_kept(made: Factorizer):
 @pytest.mark.parametrize("better", [False, True])
 def test_what_held_out_rows_prefer_is_kept(made: Factorizer, better: bool, monkeypatch: pytest.MonkeyPatch):
     requests = made.requests(int(SHARE * made.whole))
-    passes: list[Any] = []
+    passes: list[tuple[bool, Any]] = []
     real = Factorizer._pass  # pyright: ignore[reportPrivateUsage]
 
     def seen(self: Factorizer, *arguments: Any, fitted: bool, **options: Any) -> Any:
@@ -48,14 +48,10 @@ def test_what_held_out_rows_prefer_is_kept(made: Factorizer, better: bool, monke
         return student
 
     monkeypatch.setattr(Factorizer, "_pass", seen)
-    monkeypatch.setattr(Factorizer, "divergence", lambda _, student: float(dict_of(passes)[id(student)] != better))
+    monkeypatch.setattr(Factorizer, "divergence", lambda _, student: float(student is not passes[better][1]))
     chosen = made.run(requests)
     assert [fitted for fitted, _ in passes] == [False, True]
     assert chosen is passes[int(better)][1]
-
-
-def dict_of(passes: list[Any]) -> dict[int, bool]:
-    return {id(student): fitted for fitted, student in passes}
 
 
 def test_auto_is_no_worse_than_kfac(made: Factorizer):
