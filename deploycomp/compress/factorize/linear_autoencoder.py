@@ -1,9 +1,9 @@
 """The linear autoencoder: a low rank that is right about directions rather than distances (Banaei et al. 2023).
 
-    W_i = s_i (L_i D + d),   s_i = ‖w_i‖ / ‖L_i D + d‖
+    W_i = s_i (L_i D + d),   s_i = ‖w_i‖ / ‖L_i D + d‖, or that times the cosine of both
 
-Rows get their norms back, so it is trained, with the loss of the other autoencoder, for the cosine of each row; SVD is
-better in the distance of the whole matrix at the same rank, and nothing linear can beat it there.
+Rows get lengths of their own, so it is trained, with the loss of the other autoencoder, for the cosine of each row; SVD
+is better in the distance of the whole matrix at the same rank, and nothing linear without such lengths can beat it.
 """
 
 from __future__ import annotations

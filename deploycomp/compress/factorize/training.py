@@ -7,6 +7,10 @@
     ∂/∂dᵢ  = (cosᵢ d̂ᵢ - ŵᵢ/‖wᵢ‖) / ‖dᵢ‖ · (c₁ + c₂ ‖wᵢ‖² / (columns · RMSE)) / rows           d̂ = d / ‖d‖, u = w / ‖w‖
 
 Adam, a rate that falls in steps, rows in a new order every epoch; the epoch that is best over all rows is kept.
+
+A row that is right in length and wrong in direction is further from w than a shorter one: with ‖w‖ cos the distance is
+‖w‖² (1 - cos²), half as far where the cosine is small (least squares). Stored this way (`norms="fitted"`), no number
+is added and none is trained differently.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +60,7 @@ class Training:
         decay_every: Epochs.
         cosine: c₁.
         rmse: c₂.
+        norms: Length of a rebuilt row: that of its source, or the one that comes closest to it.
     """
 
     epochs: int = 30
@@ -64,10 +70,11 @@ class Training:
     decay_every: int = 10
     cosine: float = 10 / 11
     rmse: float = 1 / 11
+    norms: Literal["enforced", "fitted"] = "enforced"
 
     @staticmethod
     def of(rows: int, steps: int = STEPS, *, latent: int | None = None) -> Training:
-        """The paper's, but as long as a stack of this size needs, and in batches of 64.
+        """The paper's, but as long as a stack of this size needs, in batches of 64, and with fitted norms.
 
         Four times the rows at four times the rate find the same directions in half the time or less. Behind a tanh
         that rate is too high for wide layers: there it falls with the width (Yang & Hu 2021, for Adam).
@@ -81,7 +88,7 @@ class Training:
         epochs = max(paper.epochs, -(-steps * paper.batch // rows))
         rate = 4 * paper.rate if latent is None else min(4 * paper.rate, WIDE / latent)
         decay_every = max(1, epochs // 3)
-        return replace(paper, epochs=epochs, batch=4 * paper.batch, rate=rate, decay_every=decay_every)
+        return replace(paper, epochs=epochs, batch=4 * paper.batch, rate=rate, decay_every=decay_every, norms="fitted")
 
 
 @dataclass(frozen=True)
@@ -102,11 +109,12 @@ class Coder:
     encoder: int
     names: tuple[str, ...]
 
-    def store(self, group: Group) -> tuple[Stored, Tensor]:
+    def store(self, group: Group, *, fitted: bool) -> tuple[Stored, Tensor]:
         """Encode a group.
 
         Args:
             group: What is stored.
+            fitted: Whether a row is as long as comes closest to its source, rather than as long as its source.
 
         Returns:
             What is stored, and the directions of its rows, [rows of the stack, columns].
@@ -117,10 +125,12 @@ class Coder:
         shared = dict(zip(self.names, decoder, strict=True))
         found = RULES[self.rule].rows({"latents": latents, "norms": torch.ones(len(rows))}, shared, None)
         lengths = torch.linalg.vector_norm(found, dim=1).clamp(min=_SMALLEST)
-        norms = torch.linalg.vector_norm(rows, dim=1) / lengths
+        directions = found / lengths[:, None]
+        aim = (rows * directions).sum(dim=1) if fitted else torch.linalg.vector_norm(rows, dim=1)
+        norms = aim / lengths
         parts = zip(group.split(latents), group.split(norms), strict=True)
         own = tuple({"latents": each.clone(), "norms": norm.clone()} for each, norm in parts)
-        return Stored(self.rule, self.sizes, own, shared), found / lengths[:, None]
+        return Stored(self.rule, self.sizes, own, shared), directions
 
 
 @dataclass(frozen=True)
@@ -232,7 +242,8 @@ def train(
     samples, chain = Samples.of(group.stacked.float(), row_weights, training), coder.chain
     chain.parameters.grad = chain.gradients
     optimizer = torch.optim.Adam([chain.parameters], lr=training.rate, fused=True)
-    best, lowest = coder.store(group)[0], torch.inf
+    fitted = training.norms == "fitted"
+    best, lowest = coder.store(group, fitted=fitted)[0], torch.inf
     for epoch in range(training.epochs):
         optimizer.param_groups[0]["lr"] = training.rate * training.decay ** (epoch // training.decay_every)
         with _one_thread():
@@ -244,7 +255,7 @@ def train(
             progress((epoch + 1) / training.epochs)
         if (training.epochs - 1 - epoch) % max(1, training.epochs // LOOKS):
             continue
-        stored, directions = coder.store(group)
+        stored, directions = coder.store(group, fitted=fitted)
         loss = samples.loss(directions, training) if select is None else select(stored)
         if loss < lowest:
             best, lowest = stored, loss

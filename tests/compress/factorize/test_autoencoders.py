@@ -39,6 +39,19 @@ def test_rows_get_their_norms_back(method):
 
 
 @BOTH
+def test_fitted_norms_come_closest(method):
+    matrices = group([20, 7, 13], 12)
+    matrices.matrices[1][3] = 0
+    enforced, fitted = (method(matrices, 3, replace(SHORT, norms=norms)) for norms in ("enforced", "fitted"))
+    assert fitted.own[0]["latents"].equal(enforced.own[0]["latents"])  # nothing else differs
+    found = rebuilt(matrices, fitted)
+    left = matrices.stacked - found
+    torch.testing.assert_close((left * found).sum(1), torch.zeros(40), atol=1e-4, rtol=0)  # nothing left along the row
+    assert (left.norm(dim=1) <= (matrices.stacked - rebuilt(matrices, enforced)).norm(dim=1) + 1e-5).all()
+    assert float(left.norm()) < 0.95 * float((matrices.stacked - rebuilt(matrices, enforced)).norm())
+
+
+@BOTH
 def test_an_easy_matrix_is_learned(method):
     matrices = easy()
     stored = method(matrices, 4, Training(epochs=40, rate=0.02))
@@ -199,12 +212,14 @@ def test_the_rate_falls_with_the_width(latent, rate):
 def test_a_stack_is_seen_as_often_as_it_needs(rows, epochs):
     training = Training.of(rows)
     assert (training.epochs, training.batch, training.decay_every) == (epochs, 64, epochs // 3)
+    assert training.norms == "fitted"
 
 
 def test_the_paper_is_the_default():
     paper = Training()
     assert (paper.epochs, paper.batch, paper.rate, paper.decay, paper.decay_every) == (30, 16, 1e-3, 0.8, 10)
     assert (round(paper.cosine, 4), round(paper.rmse, 4)) == (0.9091, 0.0909)
+    assert paper.norms == "enforced"
 
 
 # The gradient, written out
