@@ -54,6 +54,8 @@ BLOCKS, BLOCK_SECONDS = 6, 0.3
 QUIET = 0.25
 """Share of calls that a busy machine leaves undisturbed; the very fastest are luck."""
 RATIO_BLOCKS, RATIO_SECONDS = 8, 0.25
+TURNS = 4
+"""As many times the blocks at most, where the interval of a ratio is wider than what a goal may be missed by."""
 TOLERANCE = 0.02
 """A measured speed-up this near to the goal has met it."""
 
@@ -141,7 +143,7 @@ def latency_table(model: TorchModel, setting: Setting, work: Path, *, progress: 
 def measure_ratios(
     models: Mapping[str, TorchModel], setting: Setting, work: Path, *, progress: Progress | None = None
 ) -> dict[str, tuple[float, float, float]]:
-    """Measure models side by side.
+    """Measure models side by side, the longer the noisier the machine is.
 
     Args:
         models: Name → model; the first is what the others are compared with.
@@ -152,21 +154,29 @@ def measure_ratios(
     Returns:
         Name → how many times faster than the first it is, with the bounds of a 95 % interval.
     """
-    from deploycomp.measure.benchmark import benchmark, ratios
+    from deploycomp.measure.benchmark import benchmark
     from deploycomp.measure.candidate import Candidate
+    from deploycomp.measure.figures import paired
 
     graphs: dict[str, Path] = {}
     for name, model in models.items():
         there = work / name / GRAPH
         graphs[name] = there if there.is_file() else export_graph(copied(model), setting, work / name)
     candidates = [Candidate(name, "onnx", path) for name, path in graphs.items()]
-    result = benchmark(candidates, setting.benchmark(RATIO_BLOCKS, RATIO_SECONDS), progress=progress)
     first, *others = models
+    blocks: dict[str, list[float]] = {name: [] for name in models}
+    settings = setting.benchmark(RATIO_BLOCKS, RATIO_SECONDS)
     found: dict[str, tuple[float, float, float]] = {}
-    for name in others:
-        entry = ratios(result, name, first)[0]
-        low, high = entry["low"] or entry["ratio"], entry["high"] or entry["ratio"]
-        found[name] = (1 / entry["ratio"], 1 / high, 1 / low)
+    for turn in range(TURNS):
+        part = None if progress is None else part_of(progress, turn / TURNS, (turn + 1) / TURNS)
+        result = benchmark(candidates, settings, seed=turn, progress=part)
+        for cell in result["cells"]:
+            blocks[cell["candidate"]] += cell["block_p50_ms"]
+        for name in others:
+            entry = paired(blocks[name], blocks[first])
+            found[name] = (1 / entry["ratio"], 1 / entry["high"], 1 / entry["low"])
+        if all(high / low - 1 <= 2 * TOLERANCE for _, low, high in found.values()):
+            break
     return found
 
 

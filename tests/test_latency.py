@@ -127,6 +127,35 @@ def test_a_goal_that_is_passed_is_gone_back_for(monkeypatch: pytest.MonkeyPatch,
     assert facts["measured"][1]["cost"] > facts["measured"][0]["cost"]
 
 
+@pytest.mark.parametrize(("noise", "turns"), [(0.001, 1), (0.5, latency.TURNS)])
+def test_a_ratio_is_measured_until_it_tells_the_goal(
+    noise: float, turns: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    draw, seeds, shares = np.random.default_rng(0), [], []
+
+    def benchmark(candidates: Any, settings: Any, *, seed: int, progress: Any) -> dict[str, Any]:
+        seeds.append(seed)
+        progress("measured", 1.0)
+        cost = {"source": 3.0, "half": 1.5}
+        cells = [
+            {"candidate": each.name, "block_p50_ms": list(cost[each.name] * np.exp(noise * draw.normal(size=8)))}
+            for each in candidates
+        ]
+        return {"cells": cells}
+
+    monkeypatch.setattr("deploycomp.measure.benchmark.benchmark", benchmark)
+    for name in ("source", "half"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / latency.GRAPH).touch()
+    models: dict[str, Any] = {"source": None, "half": None}
+    say = lambda _message, share: shares.append(share)  # noqa: E731
+    speedup, low, high = latency.measure_ratios(models, Setting(), tmp_path, progress=say)["half"]
+    assert low <= speedup <= high
+    assert 1.5 < speedup < 2.7
+    assert seeds == list(range(turns))
+    assert shares == sorted(shares)
+
+
 def test_corrections_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     facts = prune(monkeypatch, tmp_path, [1.3, 1.32, 1.33, 1.34])
     assert len(facts["measured"]) == prunestep.CORRECTIONS + 1
