@@ -9,6 +9,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from onnx import numpy_helper
 from deploycomp.errors import GateFailed, Inconclusive, InputRefused, UsageError, VerificationFailed
 from deploycomp.gate.rounds import BASELINE, CANDIDATE, Rules
 from deploycomp.gating import Data, Goals, Setting, calibrate, raise_verdict, run_gate
+from deploycomp.gating.processes import WEIGHT
 from deploycomp.measure import rounds as measuring
 from deploycomp.measure.candidate import examine_all
 from deploycomp.report.gate import load_gate_schema
@@ -39,16 +41,20 @@ class Runner:
     def __init__(self, *, slower: float = 1.0, larger: float = 1.0, spread: float = 0.01):
         self.factors = {BASELINE: (1.0, 1.0), CANDIDATE: (slower, larger)}
         self.spread, self.draw, self.calls = spread, random.Random(0), 0
+        self.neighbour = 0.0
         self.digests: Callable[[str, int], list[str]] = lambda side, block: [side]
 
     def measure(self, bench: measuring.Bench, name: str, *, threads: int, block: int) -> dict[str, Any]:
         self.calls += 1
         time, memory = self.factors[name]
         cells = []
+        slowed = math.exp(self.neighbour * self.draw.random())
         for batch, sequence in bench.plan.cells:
-            nanoseconds = 1e6 * sequence * time * math.exp(self.draw.gauss(0, self.spread))
+            nanoseconds = 1e6 * sequence * time * slowed**WEIGHT * math.exp(self.draw.gauss(0, self.spread))
             shape = {"batch_size": batch, "sequence_length": sequence}
-            cells.append({**shape, "samples_ns": [int(nanoseconds)] * 3, "digests": self.digests(name, block)})
+            pace = [1e4 * slowed] * 3 if bench.plan.pace else None
+            timed = {"samples_ns": [int(nanoseconds)] * 3, "pace_ns": pace, "digests": self.digests(name, block)}
+            cells.append({**shape, **timed})
         return {"cells": cells, "skipped": [], "peak_rss_bytes": int(RSS * memory)}
 
 
@@ -56,8 +62,8 @@ class Runner:
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     made = Runner()
 
-    def open_bench(candidates: Any, settings: Any, *, seed: int) -> measuring.Bench:
-        plan = measuring._plan(settings, seed=seed, child_seconds=None, repeat=False)
+    def open_bench(candidates: Any, settings: Any, *, seed: int, pace: bool) -> measuring.Bench:
+        plan = replace(measuring._plan(settings, seed=seed, child_seconds=None), pace=pace)
         return measuring.Bench({each.candidate.name: each for each in examine_all(candidates)}, plan, {})
 
     monkeypatch.setattr(measuring, "open_bench", open_bench)
@@ -116,6 +122,21 @@ def test_a_slower_model_fails(runner: Runner, models: tuple[Path, Path]):
         raise_verdict(result)
     assert failed.value.why == result["why"]
     assert result["why"].startswith("latency, 1 thread, 1×8: +")
+
+
+def test_a_neighbour_that_slows_both_is_taken_out(runner: Runner, models: tuple[Path, Path]):
+    runner.neighbour = 1.0  # up to twice as slow
+    equal = gate(models)
+    assert equal["verdict"] == "pass"
+    runner.factors[CANDIDATE] = (1.1, 1.0)
+    slower = gate(models)
+    assert verdicts(slower)["latency"] == "fail"
+    assert slower["checks"][2]["ratio"] == pytest.approx(1.1, abs=0.01)
+    times = slower["samples"]["numbers"][0]
+    for side in (BASELINE, CANDIDATE):
+        assert np.std(np.log(times[side])) > 0.1  # as measured
+        assert np.std(np.log(times["paced"][side])) < 0.02
+    assert "paced" not in slower["samples"]["numbers"][1]  # memory
 
 
 def test_a_model_that_needs_more_memory_fails(runner: Runner, models: tuple[Path, Path]):
@@ -251,7 +272,7 @@ def test_calibration_says_what_this_machine_can_decide(calibrated: Path):
     latency, memory = found["numbers"]
     assert (latency["name"], memory["kind"]) == ("latency, 1 thread, 1×8", "memory")
     times = found["samples"]["numbers"][0]
-    differences = np.abs(np.log(np.divide(times["candidate"], times["baseline"])))
+    differences = np.abs(np.log(np.divide(times["paced"]["candidate"], times["paced"]["baseline"])))
     assert latency["spread"] == pytest.approx(1.4826 * np.median(differences))
     assert 0 < latency["floor"] < latency["detectable"] - 0.05 < 0.05
     assert latency["value"] == pytest.approx(8, rel=0.02)
@@ -295,6 +316,7 @@ def _refuse(call: Callable[..., Any], *arguments: Any, **how: Any) -> None:
 
 def test_a_stored_baseline_of_this_machine_is_as_good(runner: Runner, models: tuple[Path, Path], calibrated: Path):
     result = gate((models[0], calibrated))
+    assert "paced" not in result["samples"]["numbers"][0]  # the file has its own measure of the machine
     assert (result["verdict"], result["advisory"]) == ("pass", False)
     assert verdicts(result) == {"size": "pass", "answers": "skipped", "latency": "pass", "memory": "pass"}
     runner.factors[CANDIDATE] = (1.1, 1.0)

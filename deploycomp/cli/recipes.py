@@ -80,7 +80,7 @@ def build_recipe(
     return Recipe.check(data, where=recipe or "command line")
 
 
-_GOAL = re.compile(r"(?:(?P<speedup>[0-9.]+)x|(?P<name>[a-z]+)=(?P<value>[0-9.]+)(?P<percent>%?))")
+_GOAL = re.compile(r"(?:(?:speed=)?(?P<speedup>[0-9.]+)x|(?P<name>[a-z]+)=(?P<value>[0-9.]+)(?P<percent>%?))")
 _PRUNE = "1.5x, flops=0.6, parameters=70% or bytes=70%"
 _FACTORIZE = "size=50%, ratio=3 or 1.1x"
 

@@ -1,4 +1,12 @@
-"""One fresh process → the numbers that are gated; where the baseline is stored, its numbers come from the file."""
+"""One fresh process → the numbers that are gated; where the baseline is stored, its numbers come from the file.
+
+Where calls were timed beside a fixed piece of work (`pace.py`), the number of a process is the median of
+
+    t · (p₀ / p)^0.75      t a call, p the work beside it, p₀ that of the first process of all
+
+so what a neighbour costs both is taken out (a control variate): on a machine whose cores were shared with others,
+processes of one model spread half as wide. A fixed exponent takes nothing from the exactness of a test on signs.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["AgainstStored", "Processes"]
 
 NS_PER_MS = 1_000_000
+WEIGHT = 0.75
+"""What slows the work by 1 % slows a model by about so much (`benchmarks/gate/run.py` prints the spread with and
+without); 1 would carry the noise of short pieces of work over to calls that outlast it."""
 
 Numbers = Mapping[Quantity, float]
 
@@ -32,6 +43,10 @@ class Processes:
     """Threads → milliseconds of the reference kernel, one a round."""
     answers: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict[tuple[str, int], list[Any]])
     """Side and threads → what each process answered."""
+    plain: dict[str, dict[Quantity, list[float]]] = field(default_factory=dict[str, dict[Quantity, list[float]]])
+    """Side → number → the value of each judged process as it was measured, whatever the processor's pace."""
+    pace: float | None = None
+    """p₀."""
 
     def __call__(self, side: str, threads: int, number: int) -> Numbers:
         """Measure one process of round *number*.
@@ -49,7 +64,13 @@ class Processes:
         self.answers.setdefault((side, threads), []).append(answer)
         if side == CANDIDATE and self.with_reference:
             self.time_reference(threads, number)
-        return _numbers(answer, threads)
+        if number:
+            for quantity, value in _numbers(answer, threads, None).items():
+                self.plain.setdefault(side, {}).setdefault(quantity, []).append(value)
+        paces = [each for cell in answer["cells"] for each in cell["pace_ns"] or ()]
+        if self.pace is None and paces:
+            self.pace = statistics.median(paces)
+        return _numbers(answer, threads, self.pace)
 
     def time_reference(self, threads: int, number: int) -> float:
         """Time the reference kernel; round 0 is not kept, because it is not judged."""
@@ -108,10 +129,13 @@ class AgainstStored:
         return {each: self.stored.values[each][place] * (speed if each.kind == "latency" else 1.0) for each in known}
 
 
-def _numbers(answer: Mapping[str, Any], threads: int) -> dict[Quantity, float]:
-    """The median of the calls of each shape in milliseconds, and the peak memory."""
+def _numbers(answer: Mapping[str, Any], threads: int, pace: float | None) -> dict[Quantity, float]:
+    """The median of the calls of each shape in milliseconds, at a pace where one is given, and the peak memory."""
     found = {Quantity("memory", threads): float(answer["peak_rss_bytes"])}
     for cell in answer["cells"]:
+        calls = cell["samples_ns"]
+        if pace is not None and cell["pace_ns"]:
+            calls = [call * (pace / now) ** WEIGHT for call, now in zip(calls, cell["pace_ns"], strict=True)]
         quantity = Quantity("latency", threads, cell["batch_size"], cell["sequence_length"])
-        found[quantity] = statistics.median(cell["samples_ns"]) / NS_PER_MS
+        found[quantity] = statistics.median(calls) / NS_PER_MS
     return dict(sorted(found.items(), key=lambda item: item[0].order))

@@ -143,7 +143,7 @@ class _Gate:
         stored = load_stored(self.baseline, self.rules) if self.baseline.suffix == ".json" else None
         if stored and self.data is not None:
             raise UsageError("a stored baseline answers no data", hint="name the artifact as --baseline")
-        bench = self._open({CANDIDATE: self.candidate} if stored else self._both())
+        bench = self._open({CANDIDATE: self.candidate}, pace=False) if stored else self._open(self._both())
         context = self._context(bench)
         wanted = list(self.setting.quantities(bench.plan.threads))
         if noise is not None:
@@ -191,7 +191,7 @@ class _Gate:
     def _both(self) -> dict[str, Path]:
         return {BASELINE: self.baseline, CANDIDATE: self.candidate}
 
-    def _open(self, paths: Mapping[str, Path]) -> Bench:
+    def _open(self, paths: Mapping[str, Path], *, pace: bool = True) -> Bench:
         from deploycomp.measure.candidate import Candidate
         from deploycomp.measure.rounds import open_bench
         from deploycomp.recipe import Recipe
@@ -202,7 +202,8 @@ class _Gate:
         wanted = {name: value for name, value in asdict(self.setting).items() if name != "seed"}
         settings = Recipe.check({"benchmark": wanted}, where="gate").benchmark
         assert settings is not None
-        return open_bench([Candidate(side, "onnx", path) for side, path in paths.items()], settings, seed=self.seed)
+        candidates = [Candidate(side, "onnx", path) for side, path in paths.items()]
+        return open_bench(candidates, settings, seed=self.seed, pace=pace)
 
     def _context(self, bench: Bench) -> dict[str, Any]:
         from deploycomp.measure.context import context
@@ -284,7 +285,9 @@ class _Gate:
 
     def _samples(self, played: Played, processes: Processes) -> dict[str, Any]:
         first = {str(count): sides for count, sides in played.first.items()}
-        return write_samples(played.values, processes.reference, seed=self.seed, first=first)
+        paced = played.values if processes.pace else None
+        plain = {**played.values, **processes.plain}  # a stored baseline has no processes
+        return write_samples(plain, processes.reference, paced, seed=self.seed, first=first)
 
     def _noise(self, played: Played, quantity: Quantity) -> dict[str, Any]:
         limit = self.goals.limit(quantity)

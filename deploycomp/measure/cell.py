@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def measure_cell(
     block_seconds: float,
     repeat: bool,
     stream: Sequence[Mapping[str, Any]] | None = None,
+    pace: Callable[[int], float] | None = None,
 ) -> dict[str, Any]:
     """Time one cell.
 
@@ -53,10 +55,12 @@ def measure_cell(
         block_seconds: How long to time.
         repeat: Whether to time the same input again and again, too, and inputs of its size that no call has seen.
         stream: Batches of real rows as lists, instead of random tokens; they are passed through whole.
+        pace: How fast the processor is just now, see `pace.py`; asked before and after each call.
 
     Returns:
-        samples_ns, warmup_calls, settled, digests of the outputs of the first batches, verified (batches whose timed
-        outputs were compared), repeated_ns and fresh_ns (None where not asked for).
+        samples_ns, pace_ns (beside each of them, None where not asked for), warmup_calls, settled, digests of the
+        outputs of the first batches, verified (batches whose timed outputs were compared), repeated_ns and fresh_ns
+        (None where not asked for).
 
     Raises:
         VerificationFailed: A timed call answered otherwise than the same batch in the warm-up.
@@ -65,10 +69,13 @@ def measure_cell(
     cycle = len(ready) if stream is not None else 1
     before, timed = Recorder(engine.run, ready), Recorder(engine.run, ready)
     warmup = warm_up(before, block_seconds, cycle=cycle)
-    samples = sample(timed, block_seconds, cycle=cycle)
+    marks = [] if pace is None else [pace(0)]
+    beside = (lambda _: None) if pace is None else (lambda took: marks.append(pace(took)))
+    samples = sample(timed, block_seconds, cycle=cycle, between=beside)
     repeated, fresh = _repeat(engine, ready, REPEAT_SHARE * block_seconds) if repeat else (None, None)
     return {
         "samples_ns": samples,
+        "pace_ns": [(one + other) / 2 for one, other in pairwise(marks)] or None,
         "warmup_calls": warmup.calls,
         "settled": warmup.settled,
         "repeated_ns": repeated,

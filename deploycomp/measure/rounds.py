@@ -48,6 +48,9 @@ class Plan:
     child_seconds: float
     repeat: bool = False
     """Whether each cell also repeats one input, see `cell.py`."""
+    pace: bool = False
+    """Whether each call is timed beside a fixed piece of work, see `pace.py`; with one thread only, because threads
+    that wait for work would slow it."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def open_bench(
     seed: int = 0,
     child_seconds: float | None = None,
     repeat: bool = False,
+    pace: bool = False,
     rows: Mapping[str, Any] | None = None,
 ) -> Bench:
     """Check candidates and settings, and measure an empty interpreter.
@@ -120,6 +124,7 @@ def open_bench(
         seed: Of the order of cells.
         child_seconds: Stop a child after this time; None derives a generous limit from the settings.
         repeat: Whether each cell also repeats one input, to catch caching; a fifth of a block more.
+        pace: Whether calls of one thread are timed beside a fixed piece of work.
         rows: `data`, `split`, `columns` and `limit` of real rows, which then stand for the sequence lengths.
 
     Raises:
@@ -129,7 +134,8 @@ def open_bench(
             products would run elsewhere than on the provider that was asked for.
     """
     subjects = {subject.candidate.name: subject for subject in examine_all(candidates)}
-    plan, stream = _plan(settings, seed=seed, child_seconds=child_seconds, repeat=repeat), None
+    plan, stream = _plan(settings, seed=seed, child_seconds=child_seconds), None
+    plan = replace(plan, repeat=repeat, pace=pace)
     if rows is not None:
         sizes = list(dict.fromkeys(settings.batch_size))
         stream = read_stream(list(subjects.values()), batch_sizes=sizes, **rows)
@@ -146,7 +152,7 @@ def open_bench(
     return bench
 
 
-def _plan(settings: Benchmark, *, seed: int, child_seconds: float | None, repeat: bool) -> Plan:
+def _plan(settings: Benchmark, *, seed: int, child_seconds: float | None) -> Plan:
     cpus = affinity()
     threads = list(dict.fromkeys(settings.threads)) or [default_threads()]
     if max(threads) > len(cpus):
@@ -162,7 +168,7 @@ def _plan(settings: Benchmark, *, seed: int, child_seconds: float | None, repeat
     ]
     per_cell = CELL_LIMIT_SECONDS + BLOCK_LIMIT * settings.block_seconds
     limit = child_seconds or LOAD_LIMIT_SECONDS + len(cells) * per_cell
-    return Plan(cells, threads, cpus, settings.block_seconds, seed, limit, repeat)
+    return Plan(cells, threads, cpus, settings.block_seconds, seed, limit)
 
 
 def _run(plan: Plan, request: dict[str, Any], *, who: str, threads: int) -> dict[str, Any]:
@@ -171,5 +177,6 @@ def _run(plan: Plan, request: dict[str, Any], *, who: str, threads: int) -> dict
         "threads": threads,
         "cpus": plan.cpus[:threads],
         "block_seconds": plan.block_seconds,
+        "pace": plan.pace and threads == 1,
     }
     return ask(full, who=who, limit_seconds=plan.child_seconds)

@@ -74,7 +74,12 @@ def warm_up(
 
 
 def sample(
-    call: Callable[[int], object], seconds: float, *, cycle: int = 1, clock: Clock = time.perf_counter_ns
+    call: Callable[[int], object],
+    seconds: float,
+    *,
+    cycle: int = 1,
+    clock: Clock = time.perf_counter_ns,
+    between: Callable[[int], object] = lambda _: None,
 ) -> list[int]:
     """Time single calls for *seconds*, at least `MIN_SAMPLES` of them, without garbage collection between.
 
@@ -83,6 +88,7 @@ def sample(
         seconds: After this time no new cycle begins.
         cycle: Calls after which the inputs repeat, where they are not of one size: only whole cycles are timed.
         clock: Nanoseconds.
+        between: Done after each call, and not timed; gets the nanoseconds that it took.
 
     Returns:
         The duration of each call in nanoseconds, in order.
@@ -92,6 +98,7 @@ def sample(
         end = clock() + int(NS * seconds)
         while len(samples) < MIN_SAMPLES or len(samples) % cycle or clock() < end:
             samples.append(_timed(call, len(samples), clock))
+            between(samples[-1])
     return samples
 
 

@@ -3,9 +3,9 @@
     python -m deploycomp.measure.worker < request.json > answer.json
 
 Request: kind (`onnx`, `torch` or `empty`), model, threads, cpus, cells [[batch, sequence], …] in the order to measure,
-streams (batch size → batches of real rows, or null), block_seconds, repeat, profile, parent, and what `Subject.request`
-says. Answer: import_ms, load_ms, first_answer_ns, peak_rss_bytes, pss_bytes, vocabulary, gpu, cells (see `cell.py`),
-skipped cells with reasons; or {"error": …}.
+streams (batch size → batches of real rows, or null), block_seconds, repeat, pace, profile, parent, and what
+`Subject.request` says. Answer: import_ms, load_ms, first_answer_ns, peak_rss_bytes, pss_bytes, vocabulary, gpu, cells
+(see `cell.py`), skipped cells with reasons; or {"error": …}.
 
 The top of this file imports the standard library only, and little of it: that is the baseline that memory is compared
 with, and every child pays for it.
@@ -149,12 +149,18 @@ def _first_answer(engine: Engine, request: dict[str, Any], cells: list[tuple[int
 def _cell(engine: Engine, request: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
     from deploycomp.measure.cell import measure_cell
 
+    pace = None
+    if request.get("pace"):
+        from deploycomp.measure.pace import Pace
+
+        pace = Pace()
     found = measure_cell(
         engine,
         shape,
         block_seconds=request["block_seconds"],
         repeat=bool(request.get("repeat")),
         stream=_stream(request, shape),
+        pace=pace,
     )
     return {"batch_size": shape[0], "sequence_length": shape[1], **found}
 

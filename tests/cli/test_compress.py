@@ -40,7 +40,13 @@ def test_what_is_no_goal_is_refused(text: str):
 
 @pytest.mark.parametrize(
     ("text", "goal"),
-    [("size=50%", {"size": 0.5}), ("size=0.4", {"size": 0.4}), ("ratio=3", {"ratio": 3.0}), ("1.1x", {"speedup": 1.1})],
+    [
+        ("size=50%", {"size": 0.5}),
+        ("size=0.4", {"size": 0.4}),
+        ("ratio=3", {"ratio": 3.0}),
+        ("1.1x", {"speedup": 1.1}),
+        ("speed=1.2x", {"speedup": 1.2}),
+    ],
 )
 def test_goals_of_factorization_in_one_word(text: str, goal: dict[str, float]):
     given = {"prune": None, "recover": None, "drop_layers": None, "prune_vocabulary": False}
