@@ -169,7 +169,7 @@ def measure_ratios(
     found: dict[str, tuple[float, float, float]] = {}
     for turn in range(TURNS):
         part = None if progress is None else part_of(progress, turn / TURNS, (turn + 1) / TURNS)
-        result = benchmark(candidates, settings, seed=turn, progress=part)
+        result = benchmark(candidates, settings, seed=turn, pace=True, progress=part)
         for cell in result["cells"]:
             blocks[cell["candidate"]] += cell["block_p50_ms"]
         for name in others:
@@ -293,7 +293,7 @@ def fastest_times(graphs: Mapping[str, Path], setting: Setting, progress: Progre
 
     candidates = [Candidate(name, "onnx", path) for name, path in graphs.items()]
     settings = setting.benchmark(BLOCKS, BLOCK_SECONDS)
-    result: dict[str, Any] = benchmark(candidates, settings, samples=True, progress=progress)
+    result: dict[str, Any] = benchmark(candidates, settings, samples=True, pace=True, progress=progress)
     return {
         cell["candidate"]: float(np.quantile(np.concatenate(cell["block_samples_ns"]), QUIET)) / 1e6
         for cell in result["cells"]

@@ -22,9 +22,9 @@ from onnx import numpy_helper
 from deploycomp.errors import GateFailed, Inconclusive, InputRefused, UsageError, VerificationFailed
 from deploycomp.gate.rounds import BASELINE, CANDIDATE, Rules
 from deploycomp.gating import Data, Goals, Setting, calibrate, raise_verdict, run_gate
-from deploycomp.gating.processes import WEIGHT
 from deploycomp.measure import rounds as measuring
 from deploycomp.measure.candidate import examine_all
+from deploycomp.measure.pace import WEIGHT
 from deploycomp.report.gate import load_gate_schema
 from tests.measure.models import onnx_model
 

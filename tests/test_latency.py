@@ -133,7 +133,8 @@ def test_a_ratio_is_measured_until_it_tells_the_goal(
 ):
     draw, seeds, shares = np.random.default_rng(0), [], []
 
-    def benchmark(candidates: Any, settings: Any, *, seed: int, progress: Any) -> dict[str, Any]:
+    def benchmark(candidates: Any, settings: Any, *, seed: int, pace: bool, progress: Any) -> dict[str, Any]:
+        assert pace
         seeds.append(seed)
         progress("measured", 1.0)
         cost = {"source": 3.0, "half": 1.5}

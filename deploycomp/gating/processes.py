@@ -1,11 +1,7 @@
 """One fresh process → the numbers that are gated; where the baseline is stored, its numbers come from the file.
 
-Where calls were timed beside a fixed piece of work (`pace.py`), the number of a process is the median of
-
-    t · (p₀ / p)^0.75      t a call, p the work beside it, p₀ that of the first process of all
-
-so what a neighbour costs both is taken out (a control variate): on a machine whose cores were shared with others,
-processes of one model spread half as wide. A fixed exponent takes nothing from the exactness of a test on signs.
+Where calls were timed beside a fixed piece of work, the number of a process is the median of its calls at one pace of
+the processor (`pace.py`): a fixed exponent takes nothing from the exactness of a test on signs.
 """
 
 from __future__ import annotations
@@ -18,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploycomp.errors import UsageError
 from deploycomp.gate.rounds import CANDIDATE, Quantity
+from deploycomp.measure.pace import at_one_pace, pace_of
 
 if TYPE_CHECKING:
     from deploycomp.gate.stored import Stored
@@ -26,9 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["AgainstStored", "Processes"]
 
 NS_PER_MS = 1_000_000
-WEIGHT = 0.75
-"""What slows the work by 1 % slows a model by about so much (`benchmarks/gate/run.py` prints the spread with and
-without); 1 would carry the noise of short pieces of work over to calls that outlast it."""
 
 Numbers = Mapping[Quantity, float]
 
@@ -46,7 +40,7 @@ class Processes:
     plain: dict[str, dict[Quantity, list[float]]] = field(default_factory=dict[str, dict[Quantity, list[float]]])
     """Side → number → the value of each judged process as it was measured, whatever the processor's pace."""
     pace: float | None = None
-    """p₀."""
+    """Of the first process of all."""
 
     def __call__(self, side: str, threads: int, number: int) -> Numbers:
         """Measure one process of round *number*.
@@ -67,9 +61,8 @@ class Processes:
         if number:
             for quantity, value in _numbers(answer, threads, None).items():
                 self.plain.setdefault(side, {}).setdefault(quantity, []).append(value)
-        paces = [each for cell in answer["cells"] for each in cell["pace_ns"] or ()]
-        if self.pace is None and paces:
-            self.pace = statistics.median(paces)
+        if self.pace is None:
+            self.pace = pace_of(answer)
         return _numbers(answer, threads, self.pace)
 
     def time_reference(self, threads: int, number: int) -> float:
@@ -133,9 +126,6 @@ def _numbers(answer: Mapping[str, Any], threads: int, pace: float | None) -> dic
     """The median of the calls of each shape in milliseconds, at a pace where one is given, and the peak memory."""
     found = {Quantity("memory", threads): float(answer["peak_rss_bytes"])}
     for cell in answer["cells"]:
-        calls = cell["samples_ns"]
-        if pace is not None and cell["pace_ns"]:
-            calls = [call * (pace / now) ** WEIGHT for call, now in zip(calls, cell["pace_ns"], strict=True)]
         quantity = Quantity("latency", threads, cell["batch_size"], cell["sequence_length"])
-        found[quantity] = statistics.median(calls) / NS_PER_MS
+        found[quantity] = statistics.median(at_one_pace(cell, pace)) / NS_PER_MS
     return dict(sorted(found.items(), key=lambda item: item[0].order))
