@@ -284,7 +284,8 @@ def fastest_times(graphs: Mapping[str, Path], setting: Setting, progress: Progre
         progress: Called with a message and the share that is done.
 
     Returns:
-        Milliseconds that the fastest `QUIET` of all its calls take at most.
+        Milliseconds that the fastest `QUIET` of all its calls take at most; with one thread at the pace that the
+        processor had in the first process.
     """
     import numpy as np
 
