@@ -50,7 +50,7 @@ WORDS = 1000
 HEAD_SHARES = (0.0, 0.25, 0.5, 0.75)
 NEURON_SHARES = (0.0, 0.125, 0.25, 0.5, 0.75)
 """Between these the table is a straight line."""
-BLOCKS, BLOCK_SECONDS = 6, 0.3
+BLOCKS, BLOCK_SECONDS = 4, 0.45
 QUIET = 0.25
 """Share of calls that a busy machine leaves undisturbed; the very fastest are luck."""
 RATIO_BLOCKS, RATIO_SECONDS = 8, 0.25
