@@ -1,6 +1,6 @@
 """The family-wise false-alarm rate of the gate, by simulation: every ratio lies exactly at its limit, the worst case.
 
-    .venv/bin/python benchmarks/gate/simulate.py [--cells 20] [--gates 60000]
+    .venv/bin/python benchmarks/gate/simulate.py [--cells 20] [--gates 150000]
 
 The real rule on made-up machines, cells independent of one another, which is worse than cells of one process. The claim
 is that Clopper and Pearson's upper bound (95 %) is at most the declared rate. Exit code 1 where it is not.
@@ -28,7 +28,7 @@ def main() -> None:
     """Print a row for each machine and declared rate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=20)
-    parser.add_argument("--gates", type=int, default=60_000, help="for each row; default: %(default)s")
+    parser.add_argument("--gates", type=int, default=150_000, help="for each row; default: %(default)s")
     asked = parser.parse_args()
     print(f"{asked.cells} cells, gates of {ROUNDS} rounds, every ratio at the limit of {LIMIT:.0%}\n")
     print("| noise | declared | false alarms | upper bound (95 %) |\n|---|---:|---:|---:|")
