@@ -163,12 +163,13 @@ def measure_ratios(
         there = work / name / GRAPH
         graphs[name] = there if there.is_file() else export_graph(copied(model), setting, work / name)
     candidates = [Candidate(name, "onnx", path) for name, path in graphs.items()]
+    say = progress or (lambda _message, _share: None)
     first, *others = models
     blocks: dict[str, list[float]] = {name: [] for name in models}
     settings = setting.benchmark(RATIO_BLOCKS, RATIO_SECONDS)
     found: dict[str, tuple[float, float, float]] = {}
     for turn in range(TURNS):
-        part = None if progress is None else part_of(progress, turn / TURNS, (turn + 1) / TURNS)
+        part = part_of(say, turn / TURNS, (turn + 1) / TURNS)
         result = benchmark(candidates, settings, seed=turn, pace=True, progress=part)
         for cell in result["cells"]:
             blocks[cell["candidate"]] += cell["block_p50_ms"]

@@ -240,11 +240,12 @@ def rows(work: Path) -> Iterator[tuple[list[str], str | None]]:
 
 def _spread(found: Result, at: str) -> float:
     """Robust standard deviation of log(candidate / baseline) over rounds, as measured or at one pace."""
+    from scipy import stats
+
     times = found["samples"]["numbers"][0]
     times = times[at] if at else times
     logs = [math.log(above / below) for above, below in zip(times["candidate"], times["baseline"], strict=True)]
-    middle = statistics.median(logs)
-    return 1.4826 * statistics.median(abs(each - middle) for each in logs)
+    return float(stats.median_abs_deviation(logs, scale="normal"))
 
 
 def _broken(scenario: Scenario, verdicts: list[str], seconds: float) -> str | None:

@@ -37,8 +37,6 @@ class Processes:
     """Threads → milliseconds of the reference kernel, one a round."""
     answers: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict[tuple[str, int], list[Any]])
     """Side and threads → what each process answered."""
-    plain: dict[str, dict[Quantity, list[float]]] = field(default_factory=dict[str, dict[Quantity, list[float]]])
-    """Side → number → the value of each judged process as it was measured, whatever the processor's pace."""
     pace: float | None = None
     """Of the first process of all."""
 
@@ -58,12 +56,18 @@ class Processes:
         self.answers.setdefault((side, threads), []).append(answer)
         if side == CANDIDATE and self.with_reference:
             self.time_reference(threads, number)
-        if number:
-            for quantity, value in _numbers(answer, threads, None).items():
-                self.plain.setdefault(side, {}).setdefault(quantity, []).append(value)
         if self.pace is None:
             self.pace = pace_of(answer)
         return _numbers(answer, threads, self.pace)
+
+    def plain(self) -> dict[str, dict[Quantity, list[float]]]:
+        """Return side → number → the value of each judged process as measured, whatever the processor's pace."""
+        found: dict[str, dict[Quantity, list[float]]] = {}
+        for (side, threads), answers in self.answers.items():
+            for answer in answers[1:]:  # round 0 is not judged
+                for quantity, value in _numbers(answer, threads, None).items():
+                    found.setdefault(side, {}).setdefault(quantity, []).append(value)
+        return found
 
     def time_reference(self, threads: int, number: int) -> float:
         """Time the reference kernel; round 0 is not kept, because it is not judged."""

@@ -286,7 +286,7 @@ class _Gate:
     def _samples(self, played: Played, processes: Processes) -> dict[str, Any]:
         first = {str(count): sides for count, sides in played.first.items()}
         paced = played.values if processes.pace else None
-        plain = {**played.values, **processes.plain}  # a stored baseline has no processes
+        plain = {**played.values, **processes.plain()}  # a stored baseline has no processes
         return write_samples(plain, processes.reference, paced, seed=self.seed, first=first)
 
     def _noise(self, played: Played, quantity: Quantity) -> dict[str, Any]:

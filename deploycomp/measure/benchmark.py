@@ -80,8 +80,7 @@ def benchmark(
         VerificationFailed: A timed call answered otherwise than the same batch before, or in another process, or was
             answered from a cache.
     """
-    how: dict[str, Any] = {"seed": seed, "child_seconds": child_seconds, "repeat": True, "rows": rows, "pace": pace}
-    bench = open_bench(candidates, settings, **how)
+    bench = open_bench(candidates, settings, seed=seed, child_seconds=child_seconds, repeat=True, pace=pace, rows=rows)
     about, watch = context(), Watch.start()
     answers = _measure(bench, settings.blocks, progress or (lambda message, fraction: None))
     during = watch.stop() if watch else {}

@@ -69,9 +69,14 @@ def measure_cell(
     cycle = len(ready) if stream is not None else 1
     before, timed = Recorder(engine.run, ready), Recorder(engine.run, ready)
     warmup = warm_up(before, block_seconds, cycle=cycle)
-    marks = [] if pace is None else [pace(0)]
-    beside = (lambda _: None) if pace is None else (lambda took: marks.append(pace(took)))
-    samples = sample(timed, block_seconds, cycle=cycle, between=beside)
+    marks: list[float] = []
+
+    def mark(took: int = 0) -> None:
+        if pace is not None:
+            marks.append(pace(took))
+
+    mark()
+    samples = sample(timed, block_seconds, cycle=cycle, between=mark)
     repeated, fresh = _repeat(engine, ready, REPEAT_SHARE * block_seconds) if repeat else (None, None)
     return {
         "samples_ns": samples,
