@@ -67,7 +67,7 @@ class ExportStep:
         dense, context.stored = _dense(model, context.recipe)
         context.reference = _record(model, config)
         onnx, facts = export(dense, config, opset=context.recipe.opset)
-        facts["rewrites"] = rewrite(onnx)
+        facts["rewrites"] = rewrite(onnx, gpu=context.target == "cuda")
         facts["nodes"] = len(list(onnx.model.graph))
         settled = _settle(onnx, context)
         dense.release()
