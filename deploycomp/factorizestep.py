@@ -48,7 +48,9 @@ class FactorizeStep:
             matrices = tuple(each for each in config.matrices if each != "embeddings")
             config = config.model_copy(update={"matrices": matrices})
         rows = find_rows(context.recipe, model, context.judged, config.step)
-        say = part_of(context.say, 0.0, 0.3 if config.speedup is not None else 0.8)
+        say = part_of(
+            context.say, 0.0, 0.3 if config.speedup is not None else 0.8
+        )  # before tables, it only looks at rows
         factorizer = Factorizer(model, config, rows.batches, rows.held_out, say)
         form: Facts = {"forms": None, "table": None, "measured": []}
         if config.speedup is not None:
@@ -124,23 +126,26 @@ def _matrices(factorizer: Factorizer, student: TorchModel) -> dict[str, Facts]:
 
 
 def _speed_up(factorizer: Factorizer, config: Factorize, context: Context) -> tuple[TorchModel, Facts]:
-    """Choose ranks that save enough milliseconds at the least loss, and correct by what is measured."""
+    """Choose ranks that save enough milliseconds at the least loss, correct by what is measured, then factorize once.
+
+    How long factors take depends on their ranks alone, so that random ones are measured.
+    """
     from deploycomp.compress.factorize.methods import Request
-    from deploycomp.ranktable import rank_table
+    from deploycomp.ranktable import WHOLE, as_two_products, rank_table
 
     assert config.speedup is not None
     setting, work = Setting.of(config, context.recipe, context.target), context.work / config.step
-    table = rank_table(factorizer.source, setting, work / "table", progress=part_of(context.say, 0.3, 0.6))
+    source, units = factorizer.source, factorizer.units
+    table = rank_table(source, setting, work, progress=part_of(context.say, 0.1, 0.5))
     wanted = goal = table.whole * (1 - 1 / config.speedup)
     measured: list[Facts] = []
     while True:
         number = len(measured)
         name = f"factorized-{number}"
         ranks = _ranks(factorizer, table, goal)
-        student = factorizer.run({each: Request(rank=rank) for each, rank in ranks.items()}, form="faster")
-        say = part_of(context.say, 0.6 + 0.1 * number, 0.7 + 0.1 * number)
-        pair = {"source": factorizer.source, name: student}
-        speedup, low, high = measure_ratios(pair, setting, work / "measured", progress=say)[name]
+        trial = as_two_products(source, [(unit, ranks[unit.name]) for unit in units if unit.name in ranks])
+        say = part_of(context.say, 0.5 + 0.1 * number, 0.6 + 0.1 * number)
+        speedup, low, high = measure_ratios({WHOLE: source, name: trial}, setting, work, progress=say)[name]
         predicted = table.whole / (table.whole - goal)
         measured.append({"predicted": predicted, "speedup": speedup, "low": low, "high": high})
         if goal_met(config.speedup, speedup, low, high) or number == CORRECTIONS:
@@ -148,6 +153,8 @@ def _speed_up(factorizer: Factorizer, config: Factorize, context: Context) -> tu
         goal *= min(MOST_CORRECTED, wanted / max(table.whole * (1 - 1 / speedup), wanted / MOST_CORRECTED))
     if high <= 1:
         raise GateFailed("no rank makes the model faster here", why=f"measured {speedup:.2f} times as fast")
+    factorizer.say = part_of(context.say, 0.75, 1.0)
+    student = factorizer.run({each: Request(rank=rank) for each, rank in ranks.items()}, form="faster")
     milliseconds = {name: {str(rank): ms for rank, ms in kind.saved.items()} for name, kind in table.kinds.items()}
     return student, {"measured": measured, "table": {"whole_ms": table.whole, "saved_ms": milliseconds}}
 

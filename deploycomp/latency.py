@@ -1,10 +1,10 @@
 """What heads and neurons cost in milliseconds here: a table measured in ONNX Runtime, and the check of a whole model.
 
-    three layers of the model ─┬─ k heads in the first two    ─ export ─ (INT8) ─ measured side by side ─► ms by heads
+    three layers of the model ─┬─ k heads in the first two    ─ export ─ (INT8) ─ measured call by call ─► ms by heads
                                ├─ k neurons in the first two                                               ms by neurons
                                └─ half in the last one: a [CLS] head needs one token of it                ms of the last
 
-Fresh processes, blocks interleaved, as every latency here. The table is additive: what is left is the overhead of
+Call by call in one process, see `measure/alternate.py`. The table is additive: what is left is the overhead of
 embeddings, head and session. INT8 graphs quantize their activations while running, which needs no calibration.
 """
 
@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from deploycomp.context import Progress, part_of
 from deploycomp.errors import UsageError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from deploycomp.compress.prune.costs import Costs
+    from deploycomp.measure.rounds import Bench
     from deploycomp.models.model import TorchModel
     from deploycomp.models.plan import Cut
 
@@ -34,15 +35,16 @@ __all__ = [
     "Setting",
     "copied",
     "export_graph",
-    "fastest_times",
     "goal_met",
     "latency_table",
     "measure_ratios",
     "refuse_gpu",
     "shorten",
+    "table_times",
 ]
 
 GRAPH = "model.onnx"
+NS_PER_MS = 1_000_000
 LAYERS = 3
 """Two that are cut alike, whose difference is halved, and the last."""
 WORDS = 1000
@@ -50,12 +52,15 @@ WORDS = 1000
 HEAD_SHARES = (0.0, 0.25, 0.5, 0.75)
 NEURON_SHARES = (0.0, 0.125, 0.25, 0.5, 0.75)
 """Between these the table is a straight line."""
-BLOCKS, BLOCK_SECONDS = 4, 0.45
+TABLE_PROCESSES, TABLE_SECONDS = 2, 4.0
+"""For each `GROUP` of a table's graphs."""
+GROUP = 6
+"""Graphs that are in memory together: the one that all are compared with, and others."""
+RATIO_PROCESSES, RATIO_SECONDS = 4, 3.0
+TURNS = 4
+"""As many times the processes at most, where the interval of a ratio is wider than what a goal may be missed by."""
 QUIET = 0.25
 """Share of calls that a busy machine leaves undisturbed; the very fastest are luck."""
-RATIO_BLOCKS, RATIO_SECONDS = 8, 0.25
-TURNS = 4
-"""As many times the blocks at most, where the interval of a ratio is wider than what a goal may be missed by."""
 TOLERANCE = 0.02
 """A measured speed-up this near to the goal has met it."""
 
@@ -88,16 +93,6 @@ class Setting:
         shape = config.batch_size, config.sequence_length, config.threads
         return Setting(*shape, bits, recipe.export.ops, recipe.opset)
 
-    def benchmark(self, blocks: int, seconds: float) -> Benchmark:
-        """As settings of a measurement."""
-        return Benchmark(
-            batch_size=(self.batch_size,),
-            sequence_length=(self.sequence_length,),
-            threads=(self.threads,) if self.threads else (),
-            blocks=blocks,
-            block_seconds=seconds,
-        )
-
 
 def latency_table(model: TorchModel, setting: Setting, work: Path, *, progress: Progress | None = None) -> Costs:
     """Measure what heads and neurons cost.
@@ -125,8 +120,8 @@ def latency_table(model: TorchModel, setting: Setting, work: Path, *, progress: 
     variants = _variants(short, counts)
     for number, (name, cuts) in enumerate(variants.items()):
         say(f"exporting {name}", 0.5 * number / len(variants))
-        graphs[name] = export_graph(_cut(short, cuts), setting, work / name, fixed=True)
-    times = fastest_times(graphs, setting, part_of(say, 0.5, 1.0))
+        graphs[name] = export_graph(_cut(short, cuts), setting, work / name)
+    times = table_times(graphs, setting, part_of(say, 0.5, 1.0))
     inner = {kind: _curve(times, kind, count, layers=_inner(short)) for kind, count in counts.items()}
     last = {kind: _last(times, kind, inner[kind]) for kind in counts}
     tables: dict[str, np.ndarray] = {}
@@ -143,7 +138,7 @@ def latency_table(model: TorchModel, setting: Setting, work: Path, *, progress: 
 def measure_ratios(
     models: Mapping[str, TorchModel], setting: Setting, work: Path, *, progress: Progress | None = None
 ) -> dict[str, tuple[float, float, float]]:
-    """Measure models side by side, the longer the noisier the machine is.
+    """Measure models call by call, in the more processes the noisier the machine is.
 
     Args:
         models: Name → model; the first is what the others are compared with.
@@ -152,33 +147,31 @@ def measure_ratios(
         progress: Called with a message and the share that is done.
 
     Returns:
-        Name → how many times faster than the first it is, with the bounds of a 95 % interval.
+        Name → how many times faster than the first it is, with the bounds of a 95 % interval over processes.
     """
-    from deploycomp.measure.benchmark import benchmark
-    from deploycomp.measure.candidate import Candidate
+    from deploycomp.measure.alternate import levels
     from deploycomp.measure.figures import paired
 
     graphs: dict[str, Path] = {}
     for name, model in models.items():
         there = work / name / GRAPH
         graphs[name] = there if there.is_file() else export_graph(copied(model), setting, work / name)
-    candidates = [Candidate(name, "onnx", path) for name, path in graphs.items()]
     say = progress or (lambda _message, _share: None)
-    first, *others = models
-    blocks: dict[str, list[float]] = {name: [] for name in models}
-    settings = setting.benchmark(RATIO_BLOCKS, RATIO_SECONDS)
-    found: dict[str, tuple[float, float, float]] = {}
-    for turn in range(TURNS):
-        part = part_of(say, turn / TURNS, (turn + 1) / TURNS)
-        result = benchmark(candidates, settings, seed=turn, pace=True, progress=part)
-        for cell in result["cells"]:
-            blocks[cell["candidate"]] += cell["block_p50_ms"]
-        for name in others:
-            entry = paired(blocks[name], blocks[first])
-            found[name] = (1 / entry["ratio"], 1 / entry["high"], 1 / entry["low"])
-        if all(high / low - 1 <= 2 * TOLERANCE for _, low, high in found.values()):
-            break
-    return found
+    bench = _open(graphs, setting, RATIO_SECONDS * len(graphs) / 2)
+    processes: list[np.ndarray] = []
+    most = TURNS * RATIO_PROCESSES
+    while True:
+        say(f"measuring {', '.join(models)}, process {len(processes) + 1} of at most {most}", len(processes) / most)
+        processes.append(levels(_rounds(bench, len(processes))))
+        if len(processes) % RATIO_PROCESSES:
+            continue
+        found: dict[str, tuple[float, float, float]] = {}
+        for place, name in enumerate(models):
+            entry = paired([1.0] * len(processes), [float(each[place]) for each in processes])
+            found[name] = entry["ratio"], entry["low"], entry["high"]
+        if len(processes) == most or all(high / low - 1 <= 2 * TOLERANCE for _, low, high in found.values()):
+            say("measured", 1.0)
+            return {name: each for name, each in found.items() if name != next(iter(models))}
 
 
 def goal_met(goal: float, speedup: float, low: float, high: float) -> bool:
@@ -252,8 +245,8 @@ def _levels(count: int, shares: tuple[float, ...]) -> list[int]:
     return sorted({math.floor(share * count) for share in shares} - {count})
 
 
-def export_graph(model: TorchModel, setting: Setting, folder: Path, *, fixed: bool = False) -> Path:
-    """Export a model that nobody else needs, as the recipe would; with fixed dimensions in half the time."""
+def export_graph(model: TorchModel, setting: Setting, folder: Path) -> Path:
+    """Export a model that nobody else needs as the recipe would, but for dimensions: fixed, it takes half the time."""
     from deploycomp.export import export
     from deploycomp.graph import rewrite
     from deploycomp.models.factors import densify
@@ -261,7 +254,7 @@ def export_graph(model: TorchModel, setting: Setting, folder: Path, *, fixed: bo
 
     densify(model.module)  # what is rebuilt is rebuilt once, before the first answer
     folder.mkdir(parents=True)
-    shape = Fixed(batch=setting.batch_size, sequence=setting.sequence_length) if fixed else Fixed()
+    shape = Fixed(batch=setting.batch_size, sequence=setting.sequence_length)
     onnx, _ = export(model, Export(ops=setting.ops, fixed=shape), opset=setting.opset)
     rewrite(onnx)
     if setting.bits is not None:
@@ -276,30 +269,54 @@ def export_graph(model: TorchModel, setting: Setting, folder: Path, *, fixed: bo
     return path
 
 
-def fastest_times(graphs: Mapping[str, Path], setting: Setting, progress: Progress) -> dict[str, float]:
-    """Time of each graph when nobody else runs: a neighbour only ever adds time, and a table of medians bends with it.
+def table_times(graphs: Mapping[str, Path], setting: Setting, progress: Progress) -> dict[str, float]:
+    """Time of each graph when nobody else runs, with one thread: two wait for one another as it happens.
 
     Args:
-        graphs: Name → file.
-        setting: Shape and threads.
+        graphs: Name → file; the first is in every process, and the others are timed call by call beside it.
+        setting: Shape.
         progress: Called with a message and the share that is done.
 
     Returns:
-        Milliseconds that the fastest `QUIET` of all its calls take at most; with one thread at the pace that the
-        processor had in the first process.
+        Milliseconds: of the first graph what its fastest `QUIET` of calls take at most, of the others in proportion.
     """
     import numpy as np
 
-    from deploycomp.measure.benchmark import benchmark
-    from deploycomp.measure.candidate import Candidate
+    from deploycomp.measure.alternate import levels
 
-    candidates = [Candidate(name, "onnx", path) for name, path in graphs.items()]
-    settings = setting.benchmark(BLOCKS, BLOCK_SECONDS)
-    result: dict[str, Any] = benchmark(candidates, settings, samples=True, pace=True, progress=progress)
-    return {
-        cell["candidate"]: float(np.quantile(np.concatenate(cell["block_samples_ns"]), QUIET)) / 1e6
-        for cell in result["cells"]
-    }
+    first, *others = graphs
+    groups = [others[place : place + GROUP - 1] for place in range(0, len(others), GROUP - 1)]
+    times: dict[str, float] = {first: 1.0}
+    calls: list[np.ndarray] = []
+    for number, group in enumerate(groups):
+        progress(f"measuring {', '.join(group)}", number / len(groups))
+        bench = _open({name: graphs[name] for name in (first, *group)}, replace(setting, threads=1), TABLE_SECONDS)
+        rounds = np.concatenate([_rounds(bench, block) for block in range(TABLE_PROCESSES)])
+        times |= dict(zip(group, levels(rounds)[1:].tolist(), strict=True))
+        calls.append(rounds[:, 0])
+    progress("measured", 1.0)
+    unit = float(np.quantile(np.concatenate(calls), QUIET)) / NS_PER_MS
+    return {name: unit * times[name] for name in graphs}
+
+
+def _open(graphs: Mapping[str, Path], setting: Setting, seconds: float) -> Bench:
+    from deploycomp.measure.candidate import Candidate
+    from deploycomp.measure.rounds import open_bench
+
+    settings = Benchmark(
+        batch_size=(setting.batch_size,),
+        sequence_length=(setting.sequence_length,),
+        threads=(setting.threads,) if setting.threads else (),
+        block_seconds=seconds,
+    )
+    return open_bench([Candidate(name, "onnx", path) for name, path in graphs.items()], settings)
+
+
+def _rounds(bench: Bench, block: int) -> np.ndarray:
+    """Nanoseconds by round and graph."""
+    import numpy as np
+
+    return np.array(bench.alternate(threads=bench.plan.threads[0], block=block), dtype=np.float64)
 
 
 def _curve(times: Mapping[str, float], kind: str, count: int, *, layers: int) -> np.ndarray:

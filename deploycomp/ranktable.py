@@ -9,7 +9,7 @@ knows from which rank on that pays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,8 @@ from deploycomp.latency import (
     Setting,
     copied,
     export_graph,
-    fastest_times,
     shorten,
+    table_times,
 )
 from deploycomp.recipe import MATRICES
 
@@ -30,14 +30,16 @@ if TYPE_CHECKING:
     from deploycomp.compress.factorize.matrices import Unit
     from deploycomp.models.model import TorchModel
 
-__all__ = ["Kind", "RankTable", "break_even", "rank_table", "ranks_of"]
+__all__ = ["WHOLE", "Kind", "RankTable", "as_two_products", "break_even", "rank_table", "ranks_of"]
 
+WHOLE = "whole"
+"""Name of the model in whole matrices, among the graphs."""
 MULTIPLE = 32
 """Ranks come in steps of it: a product's inner loop runs over whole registers (methods.md B)."""
 MOST = 0.75
 """Share of the break-even rank up to which two products may be faster than one (methods.md B)."""
-LEVELS = 4
-"""Ranks that are measured of each kind; between them the table is a straight line."""
+LEVELS = 3
+"""Ranks that are measured of each kind, the first and the last among them; between them the table is straight."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def rank_table(model: TorchModel, setting: Setting, work: Path, *, progress: Pro
     Args:
         model: The model in whole matrices; it stays as it is.
         setting: Shape, threads and precision.
-        work: An empty folder for the graphs.
+        work: An empty folder for the graphs; that of the model itself is called `WHOLE`.
         progress: Called with a message and the share that is done.
 
     Raises:
@@ -107,17 +109,17 @@ def rank_table(model: TorchModel, setting: Setting, work: Path, *, progress: Pro
     for kind, some in by_kind.items():
         inner = [unit for unit in some if unit.layer < last] or some
         ranks = ranks_of(shapes[kind])
-        for rank in ranks[:: max(1, -(-len(ranks) // LEVELS))]:
+        for rank in {ranks[round(place)] for place in np.linspace(0, len(ranks) - 1, LEVELS)} if ranks else ():
             variants[f"{kind}-{rank}"] = [(unit, rank) for unit in inner]
         if len(inner) < len(some) and ranks:
             variants[f"{kind}-last"] = [(some[-1], ranks[0])]
     graphs: dict[str, Path] = {}
     for number, (name, changes) in enumerate(variants.items()):
         say(f"exporting {name}", 0.5 * number / len(variants))
-        graphs[name] = export_graph(_factored(short, changes), setting, work / name, fixed=True)
+        graphs[name] = export_graph(as_two_products(short, changes), setting, work / name)
     say("exporting the whole model", 0.5)
-    graphs["whole"] = export_graph(copied(model), setting, work / "whole", fixed=True)
-    times = fastest_times(graphs, setting, part_of(say, 0.5, 1.0))
+    graphs[WHOLE] = export_graph(copied(model), setting, work / WHOLE)
+    times = table_times(graphs, setting, part_of(say, 0.5, 1.0))
     found: dict[str, Kind] = {}
     for kind, shape in shapes.items():
         saved = {
@@ -127,7 +129,7 @@ def rank_table(model: TorchModel, setting: Setting, work: Path, *, progress: Pro
         }
         if saved:
             found[kind] = Kind(shape, saved, _last(times, kind, saved))
-    return RankTable(times["whole"], found)
+    return RankTable(times[WHOLE], found)
 
 
 def _last(times: Mapping[str, float], kind: str, saved: Mapping[int, float]) -> float:
@@ -138,8 +140,8 @@ def _last(times: Mapping[str, float], kind: str, saved: Mapping[int, float]) -> 
     return float(np.clip((times["short"] - times[f"{kind}-last"]) / most, 0.0, 1.0))
 
 
-def _factored(model: TorchModel, changes: Sequence[tuple[Unit, int]]) -> TorchModel:
-    """A copy with these units as two products; of what factors does not matter, but that they are no zeros."""
+def as_two_products(model: TorchModel, changes: Iterable[tuple[Unit, int]]) -> TorchModel:
+    """A copy with units as two products of a rank: as fast as any other factors, but random."""
     from deploycomp.compress.factorize.group import Stored
     from deploycomp.compress.factorize.matrices import install
 

@@ -229,7 +229,7 @@ def speed_up(
         return {list(models)[-1]: (value, value - 0.01, value + 0.01)}
 
     monkeypatch.setattr(factorizestep, "measure_ratios", ratios)
-    monkeypatch.setattr(ranktable, "fastest_times", clock)
+    monkeypatch.setattr(ranktable, "table_times", clock)
     monkeypatch.setattr(ranktable, "export_graph", lambda _model, _setting, folder, **_: folder)
     monkeypatch.setattr(ranktable, "MULTIPLE", 4)
     return compress_model(recipe(rows, Factorize(speedup=goal)), folder / "out")

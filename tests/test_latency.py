@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,28 +43,44 @@ def clock(graphs: Mapping[str, Path], *_: Any) -> dict[str, float]:
     return times
 
 
+class Machine:
+    """In place of a bench: graphs of known times, and a neighbour that slows whole rounds down, and calls."""
+
+    def __init__(self, alone: Mapping[str, float], *, process: float = 0.0):
+        self.alone, self.process, self.asked = alone, process, list[tuple[list[str], int, int]]()
+        self.draw = np.random.default_rng(0)
+
+    def open(self, graphs: Mapping[str, Path], setting: Setting, seconds: float) -> Any:
+        names = list(graphs)
+        threads = setting.threads or 2
+        alternate = lambda threads, block: self.rounds(names, threads, block)  # noqa: E731
+        return SimpleNamespace(plan=SimpleNamespace(threads=[threads]), alternate=alternate)
+
+    def rounds(self, names: list[str], threads: int, block: int) -> list[list[float]]:
+        self.asked.append((names, threads, block))
+        times = np.array([self.alone[name] for name in names]) * np.exp(
+            self.process * self.draw.normal(size=len(names))
+        )
+        shared = np.exp(0.3 * self.draw.random((40, 1)))
+        single = np.where(self.draw.random((40, len(names))) < 0.2, 1.9, 1.0)
+        return (times * shared * single * 1e6).tolist()
+
+
 def test_a_busy_neighbour_does_not_bend_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    draw = np.random.default_rng(0)
-    alone = {"one": 2.0, "other": 2.2}
-
-    def noisy(candidates: Any, *_: Any, samples: bool, **__: Any) -> dict[str, Any]:
-        """Half of the blocks have a neighbour nearly all the time, and the others now and then."""
-        assert samples
-        cells = []
-        for each in candidates:
-            busy = [draw.random(100) < (0.9 if block % 2 else 0.3) for block in range(6)]
-            calls = [alone[each.name] * (1 + 0.01 * draw.random(100)) * np.where(part, 1.9, 1.0) for part in busy]
-            cells.append({"candidate": each.name, "block_samples_ns": [(call * 1e6).tolist() for call in calls]})
-        return {"cells": cells}
-
-    monkeypatch.setattr("deploycomp.measure.benchmark.benchmark", noisy)
-    times = latency.fastest_times(dict.fromkeys(alone, tmp_path), Setting(), lambda _message, _share: None)
-    assert times == pytest.approx(alone, rel=0.01)
+    alone = {"whole": 3.0, **{f"heads-{count}": 2.0 + 0.1 * count for count in range(8)}}
+    machine = Machine(alone)
+    monkeypatch.setattr(latency, "_open", machine.open)
+    times = latency.table_times(dict.fromkeys(alone, tmp_path), Setting(threads=2), lambda _message, _share: None)
+    ratios = {name: value / times["whole"] for name, value in times.items()}
+    assert ratios == pytest.approx({name: value / 3.0 for name, value in alone.items()}, rel=0.02)
+    assert 3.0 <= times["whole"] < 3.0 * 1.2
+    assert {threads for _, threads, _ in machine.asked} == {1}  # two wait for one another
+    assert all(names[0] == "whole" and len(names) <= latency.GROUP for names, *_ in machine.asked)
 
 
 def without_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock looks at names only."""
-    monkeypatch.setattr(latency, "fastest_times", clock)
+    monkeypatch.setattr(latency, "table_times", clock)
     monkeypatch.setattr(latency, "export_graph", lambda _model, _setting, folder, **_: folder)
 
 
@@ -81,7 +98,7 @@ def test_the_table_is_what_the_clock_shows(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_the_measured_graphs_have_the_units_that_they_are_named_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     import onnx_ir as ir
 
-    monkeypatch.setattr(latency, "fastest_times", clock)
+    monkeypatch.setattr(latency, "table_times", clock)
     latency_table(load(resolve(made.model())), Setting(), tmp_path)
     graph = ir.load(tmp_path / "heads-2" / "model.onnx").graph
     heads = [node.attributes["q_num_heads"].value for node in graph if node.op_type == "Attention"]
@@ -127,33 +144,24 @@ def test_a_goal_that_is_passed_is_gone_back_for(monkeypatch: pytest.MonkeyPatch,
     assert facts["measured"][1]["cost"] > facts["measured"][0]["cost"]
 
 
-@pytest.mark.parametrize(("noise", "turns"), [(0.001, 1), (0.5, latency.TURNS)])
+@pytest.mark.parametrize(("noise", "turns"), [(0.001, 1), (0.2, latency.TURNS)])
 def test_a_ratio_is_measured_until_it_tells_the_goal(
     noise: float, turns: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    draw, seeds, shares = np.random.default_rng(0), [], []
-
-    def benchmark(candidates: Any, settings: Any, *, seed: int, pace: bool, progress: Any) -> dict[str, Any]:
-        assert pace
-        seeds.append(seed)
-        progress("measured", 1.0)
-        cost = {"source": 3.0, "half": 1.5}
-        cells = [
-            {"candidate": each.name, "block_p50_ms": list(cost[each.name] * np.exp(noise * draw.normal(size=8)))}
-            for each in candidates
-        ]
-        return {"cells": cells}
-
-    monkeypatch.setattr("deploycomp.measure.benchmark.benchmark", benchmark)
-    for name in ("source", "half"):
+    machine, shares = Machine({"source": 3.0, "half": 1.5}, process=noise), list[float]()
+    monkeypatch.setattr(latency, "_open", machine.open)
+    for name in machine.alone:
         (tmp_path / name).mkdir()
         (tmp_path / name / latency.GRAPH).touch()
-    models: dict[str, Any] = {"source": None, "half": None}
+    models: dict[str, Any] = dict.fromkeys(machine.alone)
     say = lambda _message, share: shares.append(share)  # noqa: E731
-    speedup, low, high = latency.measure_ratios(models, Setting(), tmp_path, progress=say)["half"]
+    found = latency.measure_ratios(models, Setting(), tmp_path, progress=say)
+    assert list(found) == ["half"]
+    speedup, low, high = found["half"]
     assert low <= speedup <= high
-    assert 1.5 < speedup < 2.7
-    assert seeds == list(range(turns))
+    assert speedup == pytest.approx(2, rel=max(0.02, noise))
+    assert [block for *_, block in machine.asked] == list(range(turns * latency.RATIO_PROCESSES))
+    assert {threads for _, threads, _ in machine.asked} == {2}
     assert shares == sorted(shares)
 
 

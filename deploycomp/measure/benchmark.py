@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from deploycomp.measure.candidate import Candidate
 from deploycomp.measure.context import Watch, context
 from deploycomp.measure.figures import ratios, slower_cells
-from deploycomp.measure.pace import at_one_pace, pace_of
 from deploycomp.measure.result import (
     Answers,
     caching_warnings,
@@ -47,7 +46,6 @@ def benchmark(
     rows: Mapping[str, Any] | None = None,
     samples: bool = False,
     profile: bool = False,
-    pace: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure latency, throughput, memory, load time and size of *candidates*.
@@ -63,8 +61,6 @@ def benchmark(
         child_seconds: Stop a child after this time; None derives a generous limit from the settings.
         rows: `data`, `split`, `columns` and `limit` of real rows, see `stream.py`.
         samples: Whether each cell keeps the nanoseconds of every call, as `block_samples_ns`.
-        pace: Whether calls of one thread are taken at one pace of the processor, see `pace.py`: for ratios, where a
-            millisecond need not be one.
         profile: Whether ONNX candidates are also profiled, after all is timed, each in a child of its own.
         progress: Called with a message and the fraction done.
 
@@ -80,15 +76,13 @@ def benchmark(
         VerificationFailed: A timed call answered otherwise than the same batch before, or in another process, or was
             answered from a cache.
     """
-    bench = open_bench(candidates, settings, seed=seed, child_seconds=child_seconds, repeat=True, pace=pace, rows=rows)
+    bench = open_bench(candidates, settings, seed=seed, child_seconds=child_seconds, repeat=True, rows=rows)
     about, watch = context(), Watch.start()
     answers = _measure(bench, settings.blocks, progress or (lambda message, fraction: None))
     during = watch.stop() if watch else {}
     check_caching(bench, answers)
     again = repeated(bench, answers, seed=seed)
     warnings = [*check_digests(bench, answers), *caching_warnings(again)]
-    if pace:
-        _level(answers)
     real = {"rows": bench.stream.facts()} if bench.stream else {}
     return {
         "settings": {**settings.model_dump(mode="json"), "threads": bench.plan.threads, "seed": seed, **real},
@@ -124,15 +118,6 @@ def _measure(bench: Bench, blocks: int, progress: Progress) -> Answers:
         answers.setdefault((name, threads), []).append(bench.measure(name, threads=threads, block=block))
     progress("measured", 1.0)
     return answers
-
-
-def _level(answers: Answers) -> None:
-    """Take every call at the pace of the first process."""
-    every = [answer for blocks in answers.values() for answer in blocks]
-    pace = next((found for found in map(pace_of, every) if found is not None), None)
-    for answer in every:
-        for cell in answer["cells"]:
-            cell["samples_ns"] = [round(call) for call in at_one_pace(cell, pace)]
 
 
 def _profiles(bench: Bench) -> list[dict[str, Any]]:

@@ -99,6 +99,27 @@ class Bench:
         request = {**self._request(name, "profile"), "profile": True}
         return _run(self.plan, request, who=name, threads=threads)["profiles"]
 
+    def alternate(self, *, threads: int, block: int) -> list[list[int]]:
+        """Measure the first cell of all candidates in one fresh child process, call by call, see `alternate.py`.
+
+        It takes `block_seconds`, and the time to load all models, which are in memory together.
+
+        Args:
+            threads: Threads within an operator.
+            block: Number of this measurement, from 0.
+
+        Returns:
+            For each round the nanoseconds of each candidate, in their order.
+
+        Raises:
+            InputRefused: A model cannot be opened.
+            EnvironmentFailed: The child died or ran out of time.
+        """
+        models = [subject.request() for subject in self.subjects.values()]
+        order = f"{self.plan.seed}/{block}"
+        request = {"kind": "alternate", "models": models, "cells": self.plan.cells[:1], "order": order}
+        return _run(self.plan, request, who=", ".join(self.subjects), threads=threads)["rounds_ns"]
+
     def _request(self, name: str, order: str) -> dict[str, Any]:
         cells = list(self.plan.cells)
         random.Random(f"{self.plan.seed}/{order}").shuffle(cells)

@@ -2,10 +2,10 @@
 
     python -m deploycomp.measure.worker < request.json > answer.json
 
-Request: kind (`onnx`, `torch` or `empty`), model, threads, cpus, cells [[batch, sequence], …] in the order to measure,
-streams (batch size → batches of real rows, or null), block_seconds, repeat, pace, profile, parent, and what
+Request: kind (`onnx`, `torch`, `empty` or `alternate`), model, threads, cpus, cells [[batch, sequence], …] in the order
+to measure, streams (batch size → batches of real rows, or null), block_seconds, repeat, pace, profile, parent, and what
 `Subject.request` says. Answer: import_ms, load_ms, first_answer_ns, peak_rss_bytes, pss_bytes, vocabulary, gpu, cells
-(see `cell.py`), skipped cells with reasons; or {"error": …}.
+(see `cell.py`), skipped cells with reasons; or that of `alternate.py`; or {"error": …}.
 
 The top of this file imports the standard library only, and little of it: that is the baseline that memory is compared
 with, and every child pays for it.
@@ -64,6 +64,10 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         os.sched_setaffinity(0, request["cpus"])
     if request["kind"] == "empty":
         return memory()
+    if request["kind"] == "alternate":
+        from deploycomp.measure.alternate import alternate
+
+        return alternate(request)
     if request.get("profile"):
         from deploycomp.measure.profile import profile
 
