@@ -314,9 +314,9 @@ def _open(graphs: Mapping[str, Path], setting: Setting, seconds: float) -> Bench
 
 def _rounds(bench: Bench, block: int) -> np.ndarray:
     """Nanoseconds by round and graph."""
-    import numpy as np
+    from deploycomp.measure.alternate import rounds_of
 
-    return np.array(bench.alternate(threads=bench.plan.threads[0], block=block), dtype=np.float64)
+    return rounds_of(list(bench.alternate(threads=bench.plan.threads[0], block=block).values()))
 
 
 def _curve(times: Mapping[str, float], kind: str, count: int, *, layers: int) -> np.ndarray:

@@ -9,7 +9,6 @@ import json
 import math
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from deploycomp.gate.rounds import BASELINE, CANDIDATE, Rules
 from deploycomp.gating import Data, Goals, Setting, calibrate, raise_verdict, run_gate
 from deploycomp.measure import rounds as measuring
 from deploycomp.measure.candidate import examine_all
-from deploycomp.measure.pace import WEIGHT
 from deploycomp.report.gate import load_gate_schema
 from tests.measure.models import onnx_model
 
@@ -36,38 +34,45 @@ MOST = 40
 
 
 class Runner:
-    """Made-up times of processes, in place of `Bench.measure`."""
+    """Made-up times of processes, in place of those of `Bench`."""
 
     def __init__(self, *, slower: float = 1.0, larger: float = 1.0, spread: float = 0.01):
         self.factors = {BASELINE: (1.0, 1.0), CANDIDATE: (slower, larger)}
         self.spread, self.draw, self.calls = spread, random.Random(0), 0
         self.neighbour = 0.0
+        self.opened: list[tuple[str | None, int]] = []
         self.digests: Callable[[str, int], list[str]] = lambda side, block: [side]
 
-    def measure(self, bench: measuring.Bench, name: str, *, threads: int, block: int) -> dict[str, Any]:
-        self.calls += 1
-        time, memory = self.factors[name]
-        cells = []
-        slowed = math.exp(self.neighbour * self.draw.random())
+    def alternate(
+        self, bench: measuring.Bench, *, threads: int, block: int, first: str | None
+    ) -> dict[str, dict[str, Any]]:
+        self.opened.append((first, block))
+        found: dict[str, dict[str, Any]] = {name: {"cells": [], "skipped": []} for name in bench.subjects}
         for batch, sequence in bench.plan.cells:
-            nanoseconds = 1e6 * sequence * time * slowed**WEIGHT * math.exp(self.draw.gauss(0, self.spread))
-            shape = {"batch_size": batch, "sequence_length": sequence}
-            pace = [1e4 * slowed] * 3 if bench.plan.pace else None
-            timed = {"samples_ns": [int(nanoseconds)] * 3, "pace_ns": pace, "digests": self.digests(name, block)}
-            cells.append({**shape, **timed})
-        return {"cells": cells, "skipped": [], "peak_rss_bytes": int(RSS * memory)}
+            slowed = [math.exp(self.neighbour * self.draw.random()) for _ in range(9)]
+            for name, answer in found.items():
+                nanoseconds = 1e6 * sequence * self.factors[name][0] * math.exp(self.draw.gauss(0, self.spread))
+                samples = [int(nanoseconds * each) for each in slowed]
+                shape = {"batch_size": batch, "sequence_length": sequence}
+                answer["cells"].append({**shape, "samples_ns": samples, "digests": self.digests(name, block)})
+        return found
+
+    def weigh(self, bench: measuring.Bench, name: str, *, threads: int, block: int) -> dict[str, Any]:
+        self.calls += 1
+        return {"cells": [], "skipped": [], "peak_rss_bytes": int(RSS * self.factors[name][1])}
 
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     made = Runner()
 
-    def open_bench(candidates: Any, settings: Any, *, seed: int, pace: bool) -> measuring.Bench:
-        plan = replace(measuring._plan(settings, seed=seed, child_seconds=None), pace=pace)
+    def open_bench(candidates: Any, settings: Any, *, seed: int) -> measuring.Bench:
+        plan = measuring._plan(settings, seed=seed, child_seconds=None)
         return measuring.Bench({each.candidate.name: each for each in examine_all(candidates)}, plan, {})
 
     monkeypatch.setattr(measuring, "open_bench", open_bench)
-    monkeypatch.setattr(measuring.Bench, "measure", lambda *a, **k: made.measure(*a, **k))
+    monkeypatch.setattr(measuring.Bench, "alternate", lambda *a, **k: made.alternate(*a, **k))
+    monkeypatch.setattr(measuring.Bench, "weigh", lambda *a, **k: made.weigh(*a, **k))
     monkeypatch.setattr("deploycomp.measure.reference.measure_reference", lambda cpu: 2.0)
     monkeypatch.setattr("deploycomp.gate.rounds.MAX_ROUNDS", MOST)
     return made
@@ -133,10 +138,15 @@ def test_a_neighbour_that_slows_both_is_taken_out(runner: Runner, models: tuple[
     assert verdicts(slower)["latency"] == "fail"
     assert slower["checks"][2]["ratio"] == pytest.approx(1.1, abs=0.01)
     times = slower["samples"]["numbers"][0]
-    for side in (BASELINE, CANDIDATE):
-        assert np.std(np.log(times[side])) > 0.1  # as measured
-        assert np.std(np.log(times["paced"][side])) < 0.02
-    assert "paced" not in slower["samples"]["numbers"][1]  # memory
+    assert np.std(np.log(times[BASELINE])) > 0.1  # a process is as slow as it is
+    assert np.std(np.log(np.divide(times[CANDIDATE], times[BASELINE]))) < 0.02
+
+
+def test_a_coin_draws_who_is_opened_first(runner: Runner, models: tuple[Path, Path]):
+    result = gate(models)
+    assert [first for first, _ in runner.opened[1:]] == result["samples"]["first"]["1"]
+    assert [block for _, block in runner.opened] == list(range(result["rounds"] + 1))  # once a round, for both
+    assert {first for first, _ in runner.opened} == {BASELINE, CANDIDATE}
 
 
 def test_a_model_that_needs_more_memory_fails(runner: Runner, models: tuple[Path, Path]):
@@ -176,9 +186,9 @@ def test_processes_of_one_model_must_answer_the_same(runner: Runner, models: tup
 
 
 def test_a_shape_that_a_model_cannot_run_is_refused(runner: Runner, models: tuple[Path, Path]):
-    whole = runner.measure
+    whole = runner.weigh
     skipped = [{"batch_size": 1, "sequence_length": 8, "reason": "the model takes at most 4 tokens"}]
-    runner.measure = lambda *a, **k: {**whole(*a, **k), "skipped": skipped}  # type: ignore[method-assign]
+    runner.weigh = lambda *a, **k: {**whole(*a, **k), "skipped": skipped}  # type: ignore[method-assign]
     with pytest.raises(UsageError, match="the baseline cannot run 1×8"):
         gate(models)
 
@@ -272,7 +282,7 @@ def test_calibration_says_what_this_machine_can_decide(calibrated: Path):
     latency, memory = found["numbers"]
     assert (latency["name"], memory["kind"]) == ("latency, 1 thread, 1×8", "memory")
     times = found["samples"]["numbers"][0]
-    differences = np.abs(np.log(np.divide(times["paced"]["candidate"], times["paced"]["baseline"])))
+    differences = np.abs(np.log(np.divide(times["candidate"], times["baseline"])))
     assert latency["spread"] == pytest.approx(1.4826 * np.median(differences))
     assert 0 < latency["floor"] < latency["detectable"] - 0.05 < 0.05
     assert latency["value"] == pytest.approx(8, rel=0.02)
@@ -316,7 +326,6 @@ def _refuse(call: Callable[..., Any], *arguments: Any, **how: Any) -> None:
 
 def test_a_stored_baseline_of_this_machine_is_as_good(runner: Runner, models: tuple[Path, Path], calibrated: Path):
     result = gate((models[0], calibrated))
-    assert "paced" not in result["samples"]["numbers"][0]  # the file has its own measure of the machine
     assert (result["verdict"], result["advisory"]) == ("pass", False)
     assert verdicts(result) == {"size": "pass", "answers": "skipped", "latency": "pass", "memory": "pass"}
     runner.factors[CANDIDATE] = (1.1, 1.0)

@@ -56,14 +56,15 @@ class Machine:
         alternate = lambda threads, block: self.rounds(names, threads, block)  # noqa: E731
         return SimpleNamespace(plan=SimpleNamespace(threads=[threads]), alternate=alternate)
 
-    def rounds(self, names: list[str], threads: int, block: int) -> list[list[float]]:
+    def rounds(self, names: list[str], threads: int, block: int) -> dict[str, Any]:
         self.asked.append((names, threads, block))
         times = np.array([self.alone[name] for name in names]) * np.exp(
             self.process * self.draw.normal(size=len(names))
         )
         shared = np.exp(0.3 * self.draw.random((40, 1)))
         single = np.where(self.draw.random((40, len(names))) < 0.2, 1.9, 1.0)
-        return (times * shared * single * 1e6).tolist()
+        samples = times * shared * single * 1e6
+        return {name: {"cells": [{"samples_ns": took}]} for name, took in zip(names, samples.T, strict=True)}
 
 
 def test_a_busy_neighbour_does_not_bend_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

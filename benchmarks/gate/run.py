@@ -231,19 +231,18 @@ def rows(work: Path) -> Iterator[tuple[list[str], str | None]]:
             *(shown(verdicts.count(each), len(found)) for each in ("fail", "inconclusive")),
             f"{statistics.median(each['rounds'] for each in found):.0f}",
             f"{seconds:.0f} s",
-            " / ".join(f"{100 * statistics.median(_spread(each, at) for each in found):.1f} %" for at in ("", "paced")),
+            f"{100 * statistics.median(map(_spread, found)):.1f} %",
         ]
         theirs = read(work / "peers" / scenario.key)
         fields += [shown(sum(map(fails, theirs)), len(theirs)) if theirs else "–" for fails in OTHERS.values()]
         yield fields, _broken(scenario, verdicts, seconds)
 
 
-def _spread(found: Result, at: str) -> float:
-    """Robust standard deviation of log(candidate / baseline) over rounds, as measured or at one pace."""
+def _spread(found: Result) -> float:
+    """Robust standard deviation of log(candidate / baseline) over rounds."""
     from scipy import stats
 
     times = found["samples"]["numbers"][0]
-    times = times[at] if at else times
     logs = [math.log(above / below) for above, below in zip(times["candidate"], times["baseline"], strict=True)]
     return float(stats.median_abs_deviation(logs, scale="normal"))
 
@@ -288,7 +287,7 @@ def main() -> None:
         "inconclusive",
         "rounds",
         "time of a gate",
-        "spread of a round, as measured / at one pace",
+        "spread of a round",
         *(f"FAIL by {name}" for name in OTHERS),
     ]
     print(" | ".join(["", *heads, ""]).strip())

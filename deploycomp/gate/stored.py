@@ -44,15 +44,13 @@ class Stored:
 def write_samples(
     values: Mapping[str, Mapping[Quantity, list[float]]],
     reference: Mapping[int, list[float]],
-    paced: Mapping[str, Mapping[Quantity, list[float]]] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Return the `samples` of a result, which `read_stored` reads back.
 
     Args:
-        values: Side → number → one value a round, as measured.
+        values: Side → number → one value a round.
         reference: Threads → milliseconds of the reference kernel, one a round.
-        paced: The same values at one pace of the processor, which is what was judged; None where they are the same.
         more: What else shall stand there.
     """
     numbers = [
@@ -63,7 +61,6 @@ def write_samples(
             "sequence_length": each.sequence_length,
             "unit": each.unit,
             **{side: values[side][each] for side in values},
-            **({"paced": {side: paced[side][each] for side in paced}} if paced and each.kind == "latency" else {}),
         }
         for each in next(iter(values.values()), {})
     ]

@@ -59,14 +59,14 @@ class Setting:
         sequence_length: Tokens of a row.
         threads: Thread counts; empty means what this process may use. On a shared machine several threads also measure
             its neighbours: rounds of two threads differed by 7 % where those of one differed by 1.3 %.
-        block_seconds: Timed for each shape in each process: twice as long tells little more, half as long much less.
+        block_seconds: For each shape in each process, in which both take turns.
         seed: Of the coins that order the rounds; None draws one, and the result keeps it.
     """
 
     batch_size: tuple[int, ...] = (1,)
     sequence_length: tuple[int, ...] = (128,)
     threads: tuple[int, ...] = (1,)
-    block_seconds: float = 0.3
+    block_seconds: float = 0.6
     seed: int | None = None
 
     def quantities(self, threads: Sequence[int]) -> Iterator[Quantity]:

@@ -1,7 +1,7 @@
-"""One fresh process → the numbers that are gated; where the baseline is stored, its numbers come from the file.
+"""Fresh processes → the numbers that are gated; where the baseline is stored, its numbers come from the file.
 
-Where calls were timed beside a fixed piece of work, the number of a process is the median of its calls at one pace of
-the processor (`pace.py`): a fixed exponent takes nothing from the exactness of a test on signs.
+turns     baseline and candidate call by call in one process       latency: see `measure/alternate.py`
+weighed   each alone in a process of its own                        peak memory
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from deploycomp.errors import UsageError
 from deploycomp.gate.rounds import CANDIDATE, Quantity
-from deploycomp.measure.pace import at_one_pace, pace_of
 
 if TYPE_CHECKING:
     from deploycomp.gate.stored import Stored
@@ -37,16 +36,38 @@ class Processes:
     """Threads → milliseconds of the reference kernel, one a round."""
     answers: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict[tuple[str, int], list[Any]])
     """Side and threads → what each process answered."""
-    pace: float | None = None
-    """Of the first process of all."""
+    latest: tuple[int, int] | None = None
+    """Threads and round of `turns`."""
+    turns: dict[str, Numbers] = field(default_factory=dict[str, Numbers])
 
     def __call__(self, side: str, threads: int, number: int) -> Numbers:
-        """Measure one process of round *number*.
+        """Measure one side in round *number*; who is asked first in a round is opened first where both take turns.
 
         Raises:
             UsageError: A model cannot run a shape.
         """
-        answer = self.bench.measure(side, threads=threads, block=number)
+        if self.latest != (threads, number):
+            self.turns, self.latest = self._take_turns(side, threads, number), (threads, number)
+        weighed = self._kept(side, threads, self.bench.weigh(side, threads=threads, block=number))
+        if side == CANDIDATE and self.with_reference:
+            self.time_reference(threads, number)
+        return {**self.turns[side], Quantity("memory", threads): float(weighed["peak_rss_bytes"])}
+
+    def _take_turns(self, first: str, threads: int, number: int) -> dict[str, Numbers]:
+        """Milliseconds of each shape: the first side's median, and the other's in proportion."""
+        from deploycomp.measure.alternate import levels, rounds_of
+
+        answers = self.bench.alternate(threads=threads, block=number, first=first)
+        each = [self._kept(side, threads, answer) for side, answer in answers.items()]
+        found: dict[str, dict[Quantity, float]] = {side: {} for side in answers}
+        for place, cell in enumerate(each[0]["cells"]):
+            quantity = Quantity("latency", threads, cell["batch_size"], cell["sequence_length"])
+            unit = statistics.median(cell["samples_ns"]) / NS_PER_MS
+            for side, level in zip(answers, levels(rounds_of(each, place)).tolist(), strict=True):
+                found[side][quantity] = unit * level
+        return {side: dict(sorted(numbers.items(), key=lambda item: item[0].order)) for side, numbers in found.items()}
+
+    def _kept(self, side: str, threads: int, answer: dict[str, Any]) -> dict[str, Any]:
         for cell in answer["skipped"]:
             raise UsageError(
                 f"the {side} cannot run {cell['batch_size']}×{cell['sequence_length']}",
@@ -54,20 +75,7 @@ class Processes:
                 hint="choose --batch-size and --sequence-length that both can run",
             )
         self.answers.setdefault((side, threads), []).append(answer)
-        if side == CANDIDATE and self.with_reference:
-            self.time_reference(threads, number)
-        if self.pace is None:
-            self.pace = pace_of(answer)
-        return _numbers(answer, threads, self.pace)
-
-    def plain(self) -> dict[str, dict[Quantity, list[float]]]:
-        """Return side → number → the value of each judged process as measured, whatever the processor's pace."""
-        found: dict[str, dict[Quantity, list[float]]] = {}
-        for (side, threads), answers in self.answers.items():
-            for answer in answers[1:]:  # round 0 is not judged
-                for quantity, value in _numbers(answer, threads, None).items():
-                    found.setdefault(side, {}).setdefault(quantity, []).append(value)
-        return found
+        return answer
 
     def time_reference(self, threads: int, number: int) -> float:
         """Time the reference kernel; round 0 is not kept, because it is not judged."""
@@ -124,12 +132,3 @@ class AgainstStored:
         then = self.stored.reference.get(threads)
         speed = self.processes.time_reference(threads, number) / then[place] if then else 1.0
         return {each: self.stored.values[each][place] * (speed if each.kind == "latency" else 1.0) for each in known}
-
-
-def _numbers(answer: Mapping[str, Any], threads: int, pace: float | None) -> dict[Quantity, float]:
-    """The median of the calls of each shape in milliseconds, at a pace where one is given, and the peak memory."""
-    found = {Quantity("memory", threads): float(answer["peak_rss_bytes"])}
-    for cell in answer["cells"]:
-        quantity = Quantity("latency", threads, cell["batch_size"], cell["sequence_length"])
-        found[quantity] = statistics.median(at_one_pace(cell, pace)) / NS_PER_MS
-    return dict(sorted(found.items(), key=lambda item: item[0].order))

@@ -143,7 +143,7 @@ class _Gate:
         stored = load_stored(self.baseline, self.rules) if self.baseline.suffix == ".json" else None
         if stored and self.data is not None:
             raise UsageError("a stored baseline answers no data", hint="name the artifact as --baseline")
-        bench = self._open({CANDIDATE: self.candidate}, pace=False) if stored else self._open(self._both())
+        bench = self._open({CANDIDATE: self.candidate}) if stored else self._open(self._both())
         context = self._context(bench)
         wanted = list(self.setting.quantities(bench.plan.threads))
         if noise is not None:
@@ -191,7 +191,7 @@ class _Gate:
     def _both(self) -> dict[str, Path]:
         return {BASELINE: self.baseline, CANDIDATE: self.candidate}
 
-    def _open(self, paths: Mapping[str, Path], *, pace: bool = True) -> Bench:
+    def _open(self, paths: Mapping[str, Path]) -> Bench:
         from deploycomp.measure.candidate import Candidate
         from deploycomp.measure.rounds import open_bench
         from deploycomp.recipe import Recipe
@@ -203,7 +203,7 @@ class _Gate:
         settings = Recipe.check({"benchmark": wanted}, where="gate").benchmark
         assert settings is not None
         candidates = [Candidate(side, "onnx", path) for side, path in paths.items()]
-        return open_bench(candidates, settings, seed=self.seed, pace=pace)
+        return open_bench(candidates, settings, seed=self.seed)
 
     def _context(self, bench: Bench) -> dict[str, Any]:
         from deploycomp.measure.context import context
@@ -285,9 +285,7 @@ class _Gate:
 
     def _samples(self, played: Played, processes: Processes) -> dict[str, Any]:
         first = {str(count): sides for count, sides in played.first.items()}
-        paced = played.values if processes.pace else None
-        plain = {**played.values, **processes.plain()}  # a stored baseline has no processes
-        return write_samples(plain, processes.reference, paced, seed=self.seed, first=first)
+        return write_samples(played.values, processes.reference, seed=self.seed, first=first)
 
     def _noise(self, played: Played, quantity: Quantity) -> dict[str, Any]:
         limit = self.goals.limit(quantity)

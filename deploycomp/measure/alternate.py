@@ -1,6 +1,6 @@
 """Several graphs call by call in one process: how much faster one is than another, on a machine that others use too.
 
-    round 1:  b b  a a  c c        twice each; the second call is timed, the first brings weights back into the caches
+    round 1:  b b  a a  c c        twice each; the first call, of another batch, brings the weights back
     round 2:  c c  b b  a a
 
 A neighbour slows whole rounds. What the calls of a round have in common is taken out, and then each graph's median is
@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["LEAST_ROUNDS", "alternate", "levels"]
+    from deploycomp.measure.engines import Engine
+
+__all__ = ["LEAST_ROUNDS", "alternate", "levels", "rounds_of"]
 
 LEAST_ROUNDS = 8
 """However long they take: the median of fewer is one of the calls that were disturbed."""
@@ -26,38 +29,71 @@ SWEEPS = 5
 
 
 def alternate(request: dict[str, Any]) -> dict[str, Any]:
-    """Open the graphs of a request, and time them in turns.
+    """Open the graphs of a request in their order, and time them in turns.
 
     Args:
-        request: As for `worker.py`, with `models` instead of one; of its cells the first.
+        request: As for `worker.py`, with `models` instead of one.
 
     Returns:
-        `rounds_ns`, a list for each round with nanoseconds by place of the graph.
+        `answers`: for each graph `cells` (`samples_ns`, one a round; `digests`, `verified`) and `skipped` cells.
 
     Raises:
         InputRefused, EnvironmentFailed: A graph cannot be opened or run.
+        VerificationFailed: A timed call answered otherwise than an untimed one.
     """
-    from deploycomp.measure.cell import pool
+    from deploycomp.measure.cell import runnable
     from deploycomp.measure.engines import open_engine
 
     engines = [open_engine({**request, **each}) for each in request["models"]]
-    batches = [pool(engine, tuple(request["cells"][0])) for engine in engines]
+    answers: list[dict[str, Any]] = [{"cells": [], "skipped": runnable(engine, request)[1]} for engine in engines]
+    if any(each["skipped"] for each in answers):
+        return {"answers": answers}
     draw = random.Random(request["order"])
+    for batch, sequence in request["cells"]:
+        measured = _take_turns(engines, (batch, sequence), request["block_seconds"], draw)
+        for answer, cell in zip(answers, measured, strict=True):
+            answer["cells"].append({"batch_size": batch, "sequence_length": sequence, **cell})
+    return {"answers": answers}
+
+
+def _take_turns(
+    engines: Sequence[Engine], shape: tuple[int, int], seconds: float, draw: random.Random
+) -> list[dict[str, Any]]:
+    from deploycomp.measure.cell import pool
+    from deploycomp.measure.sampling import no_garbage_collection
+    from deploycomp.measure.verify import Recorder, check_outputs, digest
+
+    batches = [pool(engine, shape) for engine in engines]
+    before = [Recorder(engine.run, [*ready[1:], ready[0]]) for engine, ready in zip(engines, batches, strict=True)]
+    timed = [Recorder(engine.run, ready) for engine, ready in zip(engines, batches, strict=True)]
+    samples: list[list[int]] = [[] for _ in engines]
     places = list(range(len(engines)))
-    rounds: list[list[int]] = []
-    end = time.perf_counter() + request["block_seconds"]
-    while len(rounds) < LEAST_ROUNDS or time.perf_counter() < end:
-        draw.shuffle(places)
-        took = [0] * len(engines)
-        for place in places:
-            engine, ready = engines[place], batches[place]
-            engine.run(ready[(len(rounds) + 1) % len(ready)])
-            batch = ready[len(rounds) % len(ready)]
-            start = time.perf_counter_ns()
-            engine.run(batch)
-            took[place] = time.perf_counter_ns() - start
-        rounds.append(took)
-    return {"rounds_ns": rounds}
+    done = 0
+    with no_garbage_collection():
+        end = time.perf_counter() + seconds
+        while done < LEAST_ROUNDS or time.perf_counter() < end:
+            draw.shuffle(places)
+            for place in places:
+                before[place](done)
+                start = time.perf_counter_ns()
+                timed[place](done)
+                samples[place].append(time.perf_counter_ns() - start)
+            done += 1
+    return [
+        {
+            "samples_ns": took,
+            "verified": check_outputs(untimed.kept, calls.kept[1:], exact=engine.exact),  # it is a batch ahead
+            "digests": [digest(outputs) for outputs in calls.kept],
+        }
+        for engine, took, untimed, calls in zip(engines, samples, before, timed, strict=True)
+    ]
+
+
+def rounds_of(answers: Sequence[dict[str, Any]], cell: int = 0) -> np.ndarray:
+    """Return nanoseconds as [rounds, graphs] of one cell of `answers`."""
+    import numpy as np
+
+    return np.array([each["cells"][cell]["samples_ns"] for each in answers], dtype=np.float64).T
 
 
 def levels(rounds: np.ndarray) -> np.ndarray:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     Batch = dict[str, np.ndarray]
 
-__all__ = ["FRESH", "POOL", "REPEAT_SHARE", "measure_cell", "pool", "unseen", "why_skipped"]
+__all__ = ["FRESH", "POOL", "REPEAT_SHARE", "measure_cell", "pool", "runnable", "unseen", "why_skipped"]
 
 POOL = 8
 """Distinct batches that a cell cycles through, so that no call repeats the one before."""
@@ -45,7 +44,6 @@ def measure_cell(
     block_seconds: float,
     repeat: bool,
     stream: Sequence[Mapping[str, Any]] | None = None,
-    pace: Callable[[int], float] | None = None,
 ) -> dict[str, Any]:
     """Time one cell.
 
@@ -55,10 +53,9 @@ def measure_cell(
         block_seconds: How long to time.
         repeat: Whether to time the same input again and again, too, and inputs of its size that no call has seen.
         stream: Batches of real rows as lists, instead of random tokens; they are passed through whole.
-        pace: How fast the processor is just now, see `pace.py`; asked before and after each call.
 
     Returns:
-        samples_ns, pace_ns (beside each of them, None where not asked for), warmup_calls, settled, digests of the
+        samples_ns, warmup_calls, settled, digests of the
         outputs of the first batches, verified (batches whose timed outputs were compared), repeated_ns and fresh_ns
         (None where not asked for).
 
@@ -69,18 +66,10 @@ def measure_cell(
     cycle = len(ready) if stream is not None else 1
     before, timed = Recorder(engine.run, ready), Recorder(engine.run, ready)
     warmup = warm_up(before, block_seconds, cycle=cycle)
-    marks: list[float] = []
-
-    def mark(took: int = 0) -> None:
-        if pace is not None:
-            marks.append(pace(took))
-
-    mark()
-    samples = sample(timed, block_seconds, cycle=cycle, between=mark)
+    samples = sample(timed, block_seconds, cycle=cycle)
     repeated, fresh = _repeat(engine, ready, REPEAT_SHARE * block_seconds) if repeat else (None, None)
     return {
         "samples_ns": samples,
-        "pace_ns": [(one + other) / 2 for one, other in pairwise(marks)] or None,
         "warmup_calls": warmup.calls,
         "settled": warmup.settled,
         "repeated_ns": repeated,
@@ -127,6 +116,21 @@ def pool(engine: Engine, shape: tuple[int, int], stream: Sequence[Mapping[str, A
         }
         for _ in range(POOL)
     ]
+
+
+def runnable(engine: Engine, request: Mapping[str, Any]) -> tuple[list[tuple[int, int]], list[dict[str, Any]]]:
+    """Return the cells of a request that a model can run, and the others with reasons."""
+    cells: list[tuple[int, int]] = []
+    skipped: list[dict[str, Any]] = []
+    for batch, sequence in request["cells"]:
+        reason = None
+        if not request.get("streams"):  # real rows were cut to what the model takes
+            reason = why_skipped((batch, sequence), fixed=engine.fixed, max_length=engine.max_length)
+        if reason:
+            skipped.append({"batch_size": batch, "sequence_length": sequence, "reason": reason})
+        else:
+            cells.append((batch, sequence))
+    return cells, skipped
 
 
 def why_skipped(shape: tuple[int, int], *, fixed: tuple[int | None, int | None], max_length: int | None) -> str | None:

@@ -48,9 +48,6 @@ class Plan:
     child_seconds: float
     repeat: bool = False
     """Whether each cell also repeats one input, see `cell.py`."""
-    pace: bool = False
-    """Whether each call is timed beside a fixed piece of work, see `pace.py`; with one thread only, because threads
-    that wait for work would slow it."""
 
 
 @dataclass(frozen=True)
@@ -99,32 +96,54 @@ class Bench:
         request = {**self._request(name, "profile"), "profile": True}
         return _run(self.plan, request, who=name, threads=threads)["profiles"]
 
-    def alternate(self, *, threads: int, block: int) -> list[list[int]]:
-        """Measure the first cell of all candidates in one fresh child process, call by call, see `alternate.py`.
+    def alternate(self, *, threads: int, block: int, first: str | None = None) -> dict[str, dict[str, Any]]:
+        """Measure every cell of all candidates in one fresh child process, call by call, see `alternate.py`.
 
-        It takes `block_seconds`, and the time to load all models, which are in memory together.
+        It takes the time to load all models, which are in memory together, and `block_seconds` for each cell.
 
         Args:
             threads: Threads within an operator.
             block: Number of this measurement, from 0.
+            first: The candidate that is opened first; None keeps their order.
 
         Returns:
-            For each round the nanoseconds of each candidate, in their order.
+            What `measure` returns of a candidate, but for load and memory, by name; the `samples_ns` of one place are
+            of one round.
 
         Raises:
             InputRefused: A model cannot be opened.
             EnvironmentFailed: The child died or ran out of time.
+            VerificationFailed: A timed call answered otherwise than an untimed one.
         """
-        models = [subject.request() for subject in self.subjects.values()]
-        order = f"{self.plan.seed}/{block}"
-        request = {"kind": "alternate", "models": models, "cells": self.plan.cells[:1], "order": order}
-        return _run(self.plan, request, who=", ".join(self.subjects), threads=threads)["rounds_ns"]
+        names = sorted(self.subjects, key=lambda name: name != first)
+        request = {
+            "kind": "alternate",
+            "models": [self.subjects[name].request() for name in names],
+            "cells": self._cells(f"{block}/{threads}"),
+            "order": f"{self.plan.seed}/{block}/{threads}",
+        }
+        answers = _run(self.plan, request, who=", ".join(names), threads=threads)["answers"]
+        found = dict(zip(names, answers, strict=True))
+        return {name: found[name] for name in self.subjects}
 
-    def _request(self, name: str, order: str) -> dict[str, Any]:
+    def weigh(self, name: str, *, threads: int, block: int) -> dict[str, Any]:
+        """Run every cell of one candidate a few times in one fresh child process: for its memory, and not the time."""
+        plan = replace(self.plan, block_seconds=0.0)
+        return _run(plan, self._request(name, f"{block}/{name}/{threads}"), who=name, threads=threads)
+
+    def _cells(self, order: str) -> list[tuple[int, int]]:
         cells = list(self.plan.cells)
         random.Random(f"{self.plan.seed}/{order}").shuffle(cells)
+        return cells
+
+    def _request(self, name: str, order: str) -> dict[str, Any]:
         streams = self.stream.batches[name] if self.stream else None
-        return {**self.subjects[name].request(), "cells": cells, "streams": streams, "repeat": self.plan.repeat}
+        return {
+            **self.subjects[name].request(),
+            "cells": self._cells(order),
+            "streams": streams,
+            "repeat": self.plan.repeat,
+        }
 
 
 def open_bench(
@@ -134,7 +153,6 @@ def open_bench(
     seed: int = 0,
     child_seconds: float | None = None,
     repeat: bool = False,
-    pace: bool = False,
     rows: Mapping[str, Any] | None = None,
 ) -> Bench:
     """Check candidates and settings, and measure an empty interpreter.
@@ -145,7 +163,6 @@ def open_bench(
         seed: Of the order of cells.
         child_seconds: Stop a child after this time; None derives a generous limit from the settings.
         repeat: Whether each cell also repeats one input, to catch caching; a fifth of a block more.
-        pace: Whether calls of one thread are timed beside a fixed piece of work.
         rows: `data`, `split`, `columns` and `limit` of real rows, which then stand for the sequence lengths.
 
     Raises:
@@ -156,7 +173,7 @@ def open_bench(
     """
     subjects = {subject.candidate.name: subject for subject in examine_all(candidates)}
     plan, stream = _plan(settings, seed=seed, child_seconds=child_seconds), None
-    plan = replace(plan, repeat=repeat, pace=pace)
+    plan = replace(plan, repeat=repeat)
     if rows is not None:
         sizes = list(dict.fromkeys(settings.batch_size))
         stream = read_stream(list(subjects.values()), batch_sizes=sizes, **rows)
@@ -198,6 +215,5 @@ def _run(plan: Plan, request: dict[str, Any], *, who: str, threads: int) -> dict
         "threads": threads,
         "cpus": plan.cpus[:threads],
         "block_seconds": plan.block_seconds,
-        "pace": plan.pace and threads == 1,
     }
     return ask(full, who=who, limit_seconds=plan.child_seconds)

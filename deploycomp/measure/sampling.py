@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-__all__ = ["Warmup", "sample", "warm_up"]
+__all__ = ["Warmup", "no_garbage_collection", "sample", "warm_up"]
 
 Clock = Callable[[], int]
 """Nanoseconds, monotonic."""
@@ -79,7 +79,6 @@ def sample(
     *,
     cycle: int = 1,
     clock: Clock = time.perf_counter_ns,
-    between: Callable[[int], object] = lambda _: None,
 ) -> list[int]:
     """Time single calls for *seconds*, at least `MIN_SAMPLES` of them, without garbage collection between.
 
@@ -88,17 +87,15 @@ def sample(
         seconds: After this time no new cycle begins.
         cycle: Calls after which the inputs repeat, where they are not of one size: only whole cycles are timed.
         clock: Nanoseconds.
-        between: Done after each call, and not timed; gets the nanoseconds that it took.
 
     Returns:
         The duration of each call in nanoseconds, in order.
     """
     samples: list[int] = []
-    with _no_garbage_collection():
+    with no_garbage_collection():
         end = clock() + int(NS * seconds)
         while len(samples) < MIN_SAMPLES or len(samples) % cycle or clock() < end:
             samples.append(_timed(call, len(samples), clock))
-            between(samples[-1])
     return samples
 
 
@@ -114,7 +111,8 @@ def _timed(call: Callable[[int], object], index: int, clock: Clock) -> int:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
+    """Collect once, and then not while something is timed."""
     gc.collect()
     gc.disable()
     try:

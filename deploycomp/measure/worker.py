@@ -3,7 +3,7 @@
     python -m deploycomp.measure.worker < request.json > answer.json
 
 Request: kind (`onnx`, `torch`, `empty` or `alternate`), model, threads, cpus, cells [[batch, sequence], …] in the order
-to measure, streams (batch size → batches of real rows, or null), block_seconds, repeat, pace, profile, parent, and what
+to measure, streams (batch size → batches of real rows, or null), block_seconds, repeat, profile, parent, and what
 `Subject.request` says. Answer: import_ms, load_ms, first_answer_ns, peak_rss_bytes, pss_bytes, vocabulary, gpu, cells
 (see `cell.py`), skipped cells with reasons; or that of `alternate.py`; or {"error": …}.
 
@@ -72,10 +72,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         from deploycomp.measure.profile import profile
 
         return profile(request)
+    from deploycomp.measure.cell import runnable
     from deploycomp.measure.engines import open_engine
 
     engine = open_engine(request)
-    cells, skipped = _runnable(engine, request)
+    cells, skipped = runnable(engine, request)
     first = _first_answer(engine, request, cells)
     measured = [_cell(engine, request, shape) for shape in cells]
     taken = {"gpu": engine.gpu_facts(), **memory()}  # before the device is timed, which takes more
@@ -123,22 +124,6 @@ def _kilobytes(file: Path, name: str) -> int | None:
     return next((int(line.split()[1]) * KIB for line in lines if line.startswith(name)), None)
 
 
-def _runnable(engine: Engine, request: dict[str, Any]) -> tuple[list[tuple[int, int]], list[dict[str, Any]]]:
-    from deploycomp.measure.cell import why_skipped
-
-    cells: list[tuple[int, int]] = []
-    skipped: list[dict[str, Any]] = []
-    for batch, sequence in request["cells"]:
-        reason = None
-        if not request.get("streams"):  # real rows were cut to what the model takes
-            reason = why_skipped((batch, sequence), fixed=engine.fixed, max_length=engine.max_length)
-        if reason:
-            skipped.append({"batch_size": batch, "sequence_length": sequence, "reason": reason})
-        else:
-            cells.append((batch, sequence))
-    return cells, skipped
-
-
 def _first_answer(engine: Engine, request: dict[str, Any], cells: list[tuple[int, int]]) -> int | None:
     """Run the smallest cell once; return when it answered, in nanoseconds of the monotonic clock, less our audit."""
     if not cells:
@@ -153,18 +138,12 @@ def _first_answer(engine: Engine, request: dict[str, Any], cells: list[tuple[int
 def _cell(engine: Engine, request: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
     from deploycomp.measure.cell import measure_cell
 
-    pace = None
-    if request.get("pace"):
-        from deploycomp.measure.pace import Pace
-
-        pace = Pace()
     found = measure_cell(
         engine,
         shape,
         block_seconds=request["block_seconds"],
         repeat=bool(request.get("repeat")),
         stream=_stream(request, shape),
-        pace=pace,
     )
     return {"batch_size": shape[0], "sequence_length": shape[1], **found}
 

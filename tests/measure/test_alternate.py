@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploycomp.errors import InputRefused
-from deploycomp.measure.alternate import LEAST_ROUNDS, levels
+from deploycomp.measure.alternate import LEAST_ROUNDS, levels, rounds_of
 from deploycomp.measure.candidate import Candidate
-from deploycomp.measure.rounds import open_bench
+from deploycomp.measure.cell import POOL
+from deploycomp.measure.rounds import Bench, open_bench
 from deploycomp.recipe import Benchmark
 from tests.measure.models import onnx_model
 
@@ -38,19 +40,50 @@ def test_single_calls_that_were_disturbed_change_nothing():
     np.testing.assert_allclose(levels(rounds), [1.0, 1.1, 0.7], rtol=1e-6)
 
 
-def test_a_child_times_all_graphs_in_turns(tmp_path: Path):
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Two equal graphs, two shapes."""
     models = [onnx_model(tmp_path / name) for name in ("one", "other")]
-    settings = Benchmark(batch_size=(2,), sequence_length=(8,), threads=(1,), block_seconds=0.05)
-    bench = open_bench([Candidate(model.parent.name, "onnx", model) for model in models], settings)
-    rounds = bench.alternate(threads=1, block=0)
+    settings = Benchmark(batch_size=(2,), sequence_length=(4, 8), threads=(1,), block_seconds=0.05)
+    return open_bench([Candidate(model.parent.name, "onnx", model) for model in models], settings)
+
+
+def test_a_child_times_all_graphs_in_turns(bench: Bench):
+    answers = bench.alternate(threads=1, block=0, first="other")
+    assert list(answers) == ["one", "other"]
+    for answer in answers.values():
+        assert answer["skipped"] == []
+        assert sorted((cell["batch_size"], cell["sequence_length"]) for cell in answer["cells"]) == [(2, 4), (2, 8)]
+        assert all(cell["verified"] == POOL - 1 for cell in answer["cells"])
+    rounds = rounds_of(list(answers.values()), 1)
     assert len(rounds) >= LEAST_ROUNDS
-    assert all(len(each) == 2 and min(each) > 0 for each in rounds)
+    assert rounds.shape[1] == 2
+    assert rounds.min() > 0
 
 
-def test_a_graph_that_does_not_open_is_named(tmp_path: Path):
-    model = onnx_model(tmp_path)
-    settings = Benchmark(batch_size=(1,), sequence_length=(8,), threads=(1,), block_seconds=0.05)
-    bench = open_bench([Candidate("good", "onnx", model), Candidate("gone", "onnx", model)], settings)
-    model.write_bytes(b"")
-    with pytest.raises(InputRefused, match="gone"):
+def test_its_answers_are_those_of_a_process_of_its_own(bench: Bench):
+    together, alone = bench.alternate(threads=1, block=0)["one"], bench.weigh("one", threads=1, block=3)
+    digests = [
+        {(cell["batch_size"], cell["sequence_length"]): cell["digests"][:3] for cell in answer["cells"]}
+        for answer in (together, alone)
+    ]
+    assert digests[0] == digests[1]
+    assert alone["peak_rss_bytes"] > 0
+
+
+def test_a_shape_that_one_cannot_run_is_run_by_none(tmp_path: Path):
+    models = {name: onnx_model(tmp_path / name) for name in ("short", "long")}
+    for name, model in models.items():
+        settings = {"vocab_size": 50, "max_position_embeddings": 6 if name == "short" else 64}
+        model.with_name("config.json").write_text(json.dumps(settings))
+    settings = Benchmark(batch_size=(1,), sequence_length=(4, 8), threads=(1,), block_seconds=0.02)
+    made = open_bench([Candidate(name, "onnx", model) for name, model in models.items()], settings)
+    answers = made.alternate(threads=1, block=0)
+    assert [each["sequence_length"] for each in answers["short"]["skipped"]] == [8]
+    assert answers["long"] == {"cells": [], "skipped": []}
+
+
+def test_a_graph_that_does_not_open_is_named(bench: Bench):
+    bench.subjects["other"].model.write_bytes(b"")
+    with pytest.raises(InputRefused, match="other"):
         bench.alternate(threads=1, block=0)

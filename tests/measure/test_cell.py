@@ -109,7 +109,7 @@ def test_no_more_is_called_than_was_asked_for():
     assert found["repeated_ns"] is found["fresh_ns"] is None
     assert len(set(seen)) == 8
     found = measure_cell(engine, (1, 8), block_seconds=0.01, repeat=True)
-    assert len(found["fresh_ns"]) == FRESH
+    assert len(found["fresh_ns"]) == min(FRESH, len(found["repeated_ns"]))
     assert len(set(seen)) == 8 + FRESH
 
 

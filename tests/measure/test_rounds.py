@@ -12,7 +12,6 @@ import pytest
 from deploycomp.errors import VerificationFailed
 from deploycomp.measure.benchmark import Candidate, benchmark
 from deploycomp.measure.candidate import examine
-from deploycomp.measure.context import affinity
 from deploycomp.measure.rounds import Bench, open_bench
 from deploycomp.recipe import Benchmark
 from tests.measure.models import onnx_model
@@ -35,25 +34,11 @@ def test_one_child_measures_every_cell_of_one_candidate(bench: Bench):
     for cell in answer["cells"]:
         assert len(cell["samples_ns"]) >= 3
         assert cell["verified"] >= 3
-        assert cell["repeated_ns"] is cell["fresh_ns"] is cell["pace_ns"] is None  # nobody asked
+        assert cell["repeated_ns"] is cell["fresh_ns"] is None  # nobody asked
         assert "device_ns" not in cell
     assert answer["cold_start_ms"] > answer["import_ms"] + answer["load_ms"]
     assert answer["peak_rss_bytes"] > bench.baseline["peak_rss_bytes"]
     assert "first_answer_ns" not in answer
-
-
-def test_each_call_is_timed_beside_a_fixed_piece_of_work_where_that_is_wanted(tmp_path: Path):
-    model = onnx_model(tmp_path)
-    bench = open_bench([Candidate("a", "onnx", model)], quick(), pace=True)
-    for cell in bench.measure("a", threads=1, block=0)["cells"]:
-        assert len(cell["pace_ns"]) == len(cell["samples_ns"])
-        assert all(each > 0 for each in cell["pace_ns"])
-
-
-@pytest.mark.skipif(len(affinity()) < 2, reason="one processor, so no two threads")
-def test_threads_that_wait_would_slow_that_work_so_it_is_left_out(tmp_path: Path):
-    bench = open_bench([Candidate("a", "onnx", onnx_model(tmp_path))], quick(threads=(2,)), pace=True)
-    assert all(cell["pace_ns"] is None for cell in bench.measure("a", threads=2, block=0)["cells"])
 
 
 def test_equal_files_answer_equally_whatever_the_order_of_the_cells(bench: Bench):

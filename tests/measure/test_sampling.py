@@ -83,13 +83,3 @@ def test_garbage_is_not_collected_between_calls_and_is_again_after_a_failure():
     with pytest.raises(RuntimeError, match="kernel"):
         sample(fail, 0.1)
     assert gc.isenabled()
-
-
-def test_what_is_done_between_calls_is_not_timed():
-    model, between = Model([0.1, 0.2]), list[int]()
-
-    def rest(took: int) -> None:
-        between.append(took)
-        model.now += 5 * NS
-
-    assert sample(model, 0.01, clock=model.clock, between=rest) == between == [NS // 10, NS // 5, NS // 5]
