@@ -48,9 +48,8 @@ class FactorizeStep:
             matrices = tuple(each for each in config.matrices if each != "embeddings")
             config = config.model_copy(update={"matrices": matrices})
         rows = find_rows(context.recipe, model, context.judged, config.step)
-        say = part_of(
-            context.say, 0.0, 0.3 if config.speedup is not None else 0.8
-        )  # before tables, it only looks at rows
+        measures = config.speedup is not None  # tables come between looking at rows and factorizing
+        say = part_of(context.say, 0.0, 0.3 if measures else 0.8)
         factorizer = Factorizer(model, config, rows.batches, rows.held_out, say)
         form: Facts = {"forms": None, "table": None, "measured": []}
         if config.speedup is not None:

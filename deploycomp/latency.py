@@ -52,6 +52,8 @@ WORDS = 1000
 HEAD_SHARES = (0.0, 0.25, 0.5, 0.75)
 NEURON_SHARES = (0.0, 0.125, 0.25, 0.5, 0.75)
 """Between these the table is a straight line."""
+LEAST_ROUNDS = 8
+"""Of calls in turns: the median of fewer is one of those that were disturbed."""
 TABLE_PROCESSES, TABLE_SECONDS = 2, 4.0
 """For each `GROUP` of a table's graphs."""
 GROUP = 6
@@ -316,7 +318,8 @@ def _rounds(bench: Bench, block: int) -> np.ndarray:
     """Nanoseconds by round and graph."""
     from deploycomp.measure.alternate import rounds_of
 
-    return rounds_of(list(bench.alternate(threads=bench.plan.threads[0], block=block).values()))
+    answers = bench.alternate(threads=bench.plan.threads[0], block=block, least_rounds=LEAST_ROUNDS)
+    return rounds_of(list(answers.values()))
 
 
 def _curve(times: Mapping[str, float], kind: str, count: int, *, layers: int) -> np.ndarray:

@@ -53,7 +53,7 @@ class Machine:
     def open(self, graphs: Mapping[str, Path], setting: Setting, seconds: float) -> Any:
         names = list(graphs)
         threads = setting.threads or 2
-        alternate = lambda threads, block: self.rounds(names, threads, block)  # noqa: E731
+        alternate = lambda threads, block, least_rounds: self.rounds(names, threads, block)  # noqa: E731
         return SimpleNamespace(plan=SimpleNamespace(threads=[threads]), alternate=alternate)
 
     def rounds(self, names: list[str], threads: int, block: int) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Played:
     values: dict[str, dict[Quantity, list[float]]]
     """"baseline" and "candidate" → number → one value a round."""
     first: dict[int, list[str]]
-    """Threads → who ran first, one entry a round."""
+    """Threads → who was measured first, one entry a round."""
     findings: dict[Quantity, Finding] = field(default_factory=dict[Quantity, Finding])
     seen: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """What each look saw, as plain values."""

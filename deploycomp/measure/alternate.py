@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
     from deploycomp.measure.engines import Engine
 
-__all__ = ["LEAST_ROUNDS", "alternate", "levels", "rounds_of"]
+__all__ = ["alternate", "levels", "rounds_of"]
 
-LEAST_ROUNDS = 8
-"""However long they take: the median of fewer is one of the calls that were disturbed."""
 SWEEPS = 5
 """Of the polish; it settles in two or three."""
 
@@ -32,7 +30,7 @@ def alternate(request: dict[str, Any]) -> dict[str, Any]:
     """Open the graphs of a request in their order, and time them in turns.
 
     Args:
-        request: As for `worker.py`, with `models` instead of one.
+        request: As for `worker.py`, with `models` instead of one, and `least_rounds`, however long they take.
 
     Returns:
         `answers`: for each graph `cells` (`samples_ns`, one a round; `digests`, `verified`) and `skipped` cells.
@@ -50,14 +48,14 @@ def alternate(request: dict[str, Any]) -> dict[str, Any]:
         return {"answers": answers}
     draw = random.Random(request["order"])
     for batch, sequence in request["cells"]:
-        measured = _take_turns(engines, (batch, sequence), request["block_seconds"], draw)
+        measured = _take_turns(engines, (batch, sequence), request, draw)
         for answer, cell in zip(answers, measured, strict=True):
             answer["cells"].append({"batch_size": batch, "sequence_length": sequence, **cell})
     return {"answers": answers}
 
 
 def _take_turns(
-    engines: Sequence[Engine], shape: tuple[int, int], seconds: float, draw: random.Random
+    engines: Sequence[Engine], shape: tuple[int, int], request: Mapping[str, Any], draw: random.Random
 ) -> list[dict[str, Any]]:
     from deploycomp.measure.cell import pool
     from deploycomp.measure.sampling import no_garbage_collection
@@ -70,8 +68,8 @@ def _take_turns(
     places = list(range(len(engines)))
     done = 0
     with no_garbage_collection():
-        end = time.perf_counter() + seconds
-        while done < LEAST_ROUNDS or time.perf_counter() < end:
+        end = time.perf_counter() + request["block_seconds"]
+        while done < request["least_rounds"] or time.perf_counter() < end:
             draw.shuffle(places)
             for place in places:
                 before[place](done)

@@ -18,6 +18,7 @@ from deploycomp.measure.candidate import PROVIDERS, Candidate, Subject, examine_
 from deploycomp.measure.children import ask
 from deploycomp.measure.context import affinity
 from deploycomp.measure.profile import check_placement
+from deploycomp.measure.sampling import MIN_SAMPLES
 from deploycomp.measure.stream import Stream, read_stream
 from deploycomp.runtime.cpu import default_threads
 
@@ -96,7 +97,9 @@ class Bench:
         request = {**self._request(name, "profile"), "profile": True}
         return _run(self.plan, request, who=name, threads=threads)["profiles"]
 
-    def alternate(self, *, threads: int, block: int, first: str | None = None) -> dict[str, dict[str, Any]]:
+    def alternate(
+        self, *, threads: int, block: int, first: str | None = None, least_rounds: int = MIN_SAMPLES
+    ) -> dict[str, dict[str, Any]]:
         """Measure every cell of all candidates in one fresh child process, call by call, see `alternate.py`.
 
         It takes the time to load all models, which are in memory together, and `block_seconds` for each cell.
@@ -105,6 +108,7 @@ class Bench:
             threads: Threads within an operator.
             block: Number of this measurement, from 0.
             first: The candidate that is opened first; None keeps their order.
+            least_rounds: Calls of each, however long they take.
 
         Returns:
             What `measure` returns of a candidate, but for load and memory, by name; the `samples_ns` of one place are
@@ -121,6 +125,7 @@ class Bench:
             "models": [self.subjects[name].request() for name in names],
             "cells": self._cells(f"{block}/{threads}"),
             "order": f"{self.plan.seed}/{block}/{threads}",
+            "least_rounds": least_rounds,
         }
         answers = _run(self.plan, request, who=", ".join(names), threads=threads)["answers"]
         found = dict(zip(names, answers, strict=True))
@@ -128,8 +133,8 @@ class Bench:
 
     def weigh(self, name: str, *, threads: int, block: int) -> dict[str, Any]:
         """Run every cell of one candidate a few times in one fresh child process: for its memory, and not the time."""
-        plan = replace(self.plan, block_seconds=0.0)
-        return _run(plan, self._request(name, f"{block}/{name}/{threads}"), who=name, threads=threads)
+        request = {**self._request(name, f"{block}/{name}/{threads}"), "weigh": True}
+        return _run(self.plan, request, who=name, threads=threads)
 
     def _cells(self, order: str) -> list[tuple[int, int]]:
         cells = list(self.plan.cells)

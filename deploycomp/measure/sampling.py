@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-__all__ = ["Warmup", "no_garbage_collection", "sample", "warm_up"]
+__all__ = ["MIN_SAMPLES", "Warmup", "no_garbage_collection", "sample", "warm_up"]
 
 Clock = Callable[[], int]
 """Nanoseconds, monotonic."""

@@ -3,9 +3,9 @@
     python -m deploycomp.measure.worker < request.json > answer.json
 
 Request: kind (`onnx`, `torch`, `empty` or `alternate`), model, threads, cpus, cells [[batch, sequence], …] in the order
-to measure, streams (batch size → batches of real rows, or null), block_seconds, repeat, profile, parent, and what
-`Subject.request` says. Answer: import_ms, load_ms, first_answer_ns, peak_rss_bytes, pss_bytes, vocabulary, gpu, cells
-(see `cell.py`), skipped cells with reasons; or that of `alternate.py`; or {"error": …}.
+to measure, streams (batch size → batches of real rows, or null), block_seconds, repeat, profile, weigh, parent, and
+what `Subject.request` says. Answer: import_ms, load_ms, first_answer_ns, peak_rss_bytes, pss_bytes, vocabulary, gpu,
+cells (see `cell.py`), skipped cells with reasons; or that of `alternate.py`; or {"error": …}.
 
 The top of this file imports the standard library only, and little of it: that is the baseline that memory is compared
 with, and every child pays for it.
@@ -72,13 +72,15 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         from deploycomp.measure.profile import profile
 
         return profile(request)
-    from deploycomp.measure.cell import runnable
     from deploycomp.measure.engines import open_engine
 
     engine = open_engine(request)
+    from deploycomp.measure.cell import runnable  # imports numpy, which is part of the time to import and load
+
     cells, skipped = runnable(engine, request)
     first = _first_answer(engine, request, cells)
-    measured = [_cell(engine, request, shape) for shape in cells]
+    time_or_weigh = _weigh if request.get("weigh") else _cell
+    measured = [time_or_weigh(engine, request, shape) for shape in cells]
     taken = {"gpu": engine.gpu_facts(), **memory()}  # before the device is timed, which takes more
     return {
         "import_ms": engine.import_ms,
@@ -146,6 +148,20 @@ def _cell(engine: Engine, request: dict[str, Any], shape: tuple[int, int]) -> di
         stream=_stream(request, shape),
     )
     return {"batch_size": shape[0], "sequence_length": shape[1], **found}
+
+
+def _weigh(engine: Engine, request: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
+    """Run a cell as often as the memory of an answer takes to settle, untimed."""
+    from deploycomp.measure.cell import pool
+    from deploycomp.measure.sampling import MIN_SAMPLES
+    from deploycomp.measure.verify import digest
+
+    batches = pool(engine, shape, _stream(request, shape))[:MIN_SAMPLES]
+    return {
+        "batch_size": shape[0],
+        "sequence_length": shape[1],
+        "digests": [digest(engine.run(batch)) for batch in batches],
+    }
 
 
 def _on_device(engine: Engine, request: dict[str, Any], cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

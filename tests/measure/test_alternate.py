@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploycomp.errors import InputRefused
-from deploycomp.measure.alternate import LEAST_ROUNDS, levels, rounds_of
+from deploycomp.measure.alternate import levels, rounds_of
 from deploycomp.measure.candidate import Candidate
 from deploycomp.measure.cell import POOL
 from deploycomp.measure.rounds import Bench, open_bench
@@ -49,14 +49,14 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_a_child_times_all_graphs_in_turns(bench: Bench):
-    answers = bench.alternate(threads=1, block=0, first="other")
+    answers = bench.alternate(threads=1, block=0, first="other", least_rounds=9)
     assert list(answers) == ["one", "other"]
     for answer in answers.values():
         assert answer["skipped"] == []
         assert sorted((cell["batch_size"], cell["sequence_length"]) for cell in answer["cells"]) == [(2, 4), (2, 8)]
         assert all(cell["verified"] == POOL - 1 for cell in answer["cells"])
     rounds = rounds_of(list(answers.values()), 1)
-    assert len(rounds) >= LEAST_ROUNDS
+    assert len(rounds) >= 9
     assert rounds.shape[1] == 2
     assert rounds.min() > 0
 
