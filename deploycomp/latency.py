@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -160,20 +160,21 @@ def measure_ratios(
         graphs[name] = there if there.is_file() else export_graph(copied(model), setting, work / name)
     say = progress or (lambda _message, _share: None)
     bench = _open(graphs, setting, RATIO_SECONDS * len(graphs) / 2)
+    _, *others = models
     processes: list[np.ndarray] = []
+    found: dict[str, tuple[float, float, float]] = {}
     most = TURNS * RATIO_PROCESSES
-    while True:
-        say(f"measuring {', '.join(models)}, process {len(processes) + 1} of at most {most}", len(processes) / most)
-        processes.append(levels(_rounds(bench, len(processes))))
-        if len(processes) % RATIO_PROCESSES:
-            continue
-        found: dict[str, tuple[float, float, float]] = {}
-        for place, name in enumerate(models):
+    for _ in range(TURNS):
+        for number in range(len(processes), len(processes) + RATIO_PROCESSES):
+            say(f"measuring {', '.join(models)}, process {number + 1} of at most {most}", number / most)
+            processes.append(levels(_rounds(bench, list(models), number)))
+        for place, name in enumerate(others, 1):
             entry = paired([1.0] * len(processes), [float(each[place]) for each in processes])
             found[name] = entry["ratio"], entry["low"], entry["high"]
-        if len(processes) == most or all(high / low - 1 <= 2 * TOLERANCE for _, low, high in found.values()):
-            say("measured", 1.0)
-            return {name: each for name, each in found.items() if name != next(iter(models))}
+        if all(high / low - 1 <= 2 * TOLERANCE for _, low, high in found.values()):
+            break
+    say("measured", 1.0)
+    return found
 
 
 def goal_met(goal: float, speedup: float, low: float, high: float) -> bool:
@@ -286,14 +287,14 @@ def table_times(graphs: Mapping[str, Path], setting: Setting, progress: Progress
 
     from deploycomp.measure.alternate import levels
 
+    bench = _open(graphs, replace(setting, threads=1), TABLE_SECONDS)
     first, *others = graphs
     groups = [others[place : place + GROUP - 1] for place in range(0, len(others), GROUP - 1)]
     times: dict[str, float] = {first: 1.0}
     calls: list[np.ndarray] = []
     for number, group in enumerate(groups):
         progress(f"measuring {', '.join(group)}", number / len(groups))
-        bench = _open({name: graphs[name] for name in (first, *group)}, replace(setting, threads=1), TABLE_SECONDS)
-        rounds = np.concatenate([_rounds(bench, block) for block in range(TABLE_PROCESSES)])
+        rounds = np.concatenate([_rounds(bench, [first, *group], block) for block in range(TABLE_PROCESSES)])
         times |= dict(zip(group, levels(rounds)[1:].tolist(), strict=True))
         calls.append(rounds[:, 0])
     progress("measured", 1.0)
@@ -314,11 +315,11 @@ def _open(graphs: Mapping[str, Path], setting: Setting, seconds: float) -> Bench
     return open_bench([Candidate(name, "onnx", path) for name, path in graphs.items()], settings)
 
 
-def _rounds(bench: Bench, block: int) -> np.ndarray:
+def _rounds(bench: Bench, names: Sequence[str], block: int) -> np.ndarray:
     """Nanoseconds by round and graph."""
     from deploycomp.measure.alternate import rounds_of
 
-    answers = bench.alternate(threads=bench.plan.threads[0], block=block, least_rounds=LEAST_ROUNDS)
+    answers = bench.alternate(names, threads=bench.plan.threads[0], block=block, least_rounds=LEAST_ROUNDS)
     return rounds_of(list(answers.values()))
 
 

@@ -109,9 +109,11 @@ def rank_table(model: TorchModel, setting: Setting, work: Path, *, progress: Pro
     for kind, some in by_kind.items():
         inner = [unit for unit in some if unit.layer < last] or some
         ranks = ranks_of(shapes[kind])
-        for rank in {ranks[round(place)] for place in np.linspace(0, len(ranks) - 1, LEVELS)} if ranks else ():
+        if not ranks:
+            continue
+        for rank in sorted({ranks[round(place)] for place in np.linspace(0, len(ranks) - 1, LEVELS)}):
             variants[f"{kind}-{rank}"] = [(unit, rank) for unit in inner]
-        if len(inner) < len(some) and ranks:
+        if len(inner) < len(some):
             variants[f"{kind}-last"] = [(some[-1], ranks[0])]
     graphs: dict[str, Path] = {}
     for number, (name, changes) in enumerate(variants.items()):

@@ -40,14 +40,14 @@ class Runner:
         self.factors = {BASELINE: (1.0, 1.0), CANDIDATE: (slower, larger)}
         self.spread, self.draw, self.calls = spread, random.Random(0), 0
         self.neighbour = 0.0
-        self.opened: list[tuple[str | None, int]] = []
+        self.opened: list[tuple[str, int]] = []
         self.digests: Callable[[str, int], list[str]] = lambda side, block: [side]
 
     def alternate(
-        self, bench: measuring.Bench, *, threads: int, block: int, first: str | None
+        self, bench: measuring.Bench, names: list[str], *, threads: int, block: int
     ) -> dict[str, dict[str, Any]]:
-        self.opened.append((first, block))
-        found: dict[str, dict[str, Any]] = {name: {"cells": [], "skipped": []} for name in bench.subjects}
+        self.opened.append((names[0], block))
+        found: dict[str, dict[str, Any]] = {name: {"cells": [], "skipped": []} for name in names}
         for batch, sequence in bench.plan.cells:
             slowed = [math.exp(self.neighbour * self.draw.random()) for _ in range(9)]
             for name, answer in found.items():

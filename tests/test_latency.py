@@ -51,9 +51,8 @@ class Machine:
         self.draw = np.random.default_rng(0)
 
     def open(self, graphs: Mapping[str, Path], setting: Setting, seconds: float) -> Any:
-        names = list(graphs)
         threads = setting.threads or 2
-        alternate = lambda threads, block, least_rounds: self.rounds(names, threads, block)  # noqa: E731
+        alternate = lambda names, threads, block, least_rounds: self.rounds(names, threads, block)  # noqa: E731
         return SimpleNamespace(plan=SimpleNamespace(threads=[threads]), alternate=alternate)
 
     def rounds(self, names: list[str], threads: int, block: int) -> dict[str, Any]:

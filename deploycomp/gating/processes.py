@@ -57,13 +57,15 @@ class Processes:
         """Milliseconds of each shape: the first side's median, and the other's in proportion."""
         from deploycomp.measure.alternate import levels, rounds_of
 
-        answers = self.bench.alternate(threads=threads, block=number, first=first)
-        each = [self._kept(side, threads, answer) for side, answer in answers.items()]
-        found: dict[str, dict[Quantity, float]] = {side: {} for side in answers}
+        sides = list(self.bench.subjects)
+        opened = sorted(sides, key=lambda side: side != first)
+        answers = self.bench.alternate(opened, threads=threads, block=number)
+        each = [self._kept(side, threads, answers[side]) for side in sides]
+        found: dict[str, dict[Quantity, float]] = {side: {} for side in sides}
         for place, cell in enumerate(each[0]["cells"]):
             quantity = Quantity("latency", threads, cell["batch_size"], cell["sequence_length"])
             unit = statistics.median(cell["samples_ns"]) / NS_PER_MS
-            for side, level in zip(answers, levels(rounds_of(each, place)).tolist(), strict=True):
+            for side, level in zip(sides, levels(rounds_of(each, place)).tolist(), strict=True):
                 found[side][quantity] = unit * level
         return {side: dict(sorted(numbers.items(), key=lambda item: item[0].order)) for side, numbers in found.items()}
 

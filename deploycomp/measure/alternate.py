@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from deploycomp.measure.sampling import no_garbage_collection, timed
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -57,34 +59,43 @@ def alternate(request: dict[str, Any]) -> dict[str, Any]:
 def _take_turns(
     engines: Sequence[Engine], shape: tuple[int, int], request: Mapping[str, Any], draw: random.Random
 ) -> list[dict[str, Any]]:
-    from deploycomp.measure.cell import pool
-    from deploycomp.measure.sampling import no_garbage_collection
-    from deploycomp.measure.verify import Recorder, check_outputs, digest
-
-    batches = [pool(engine, shape) for engine in engines]
-    before = [Recorder(engine.run, [*ready[1:], ready[0]]) for engine, ready in zip(engines, batches, strict=True)]
-    timed = [Recorder(engine.run, ready) for engine, ready in zip(engines, batches, strict=True)]
-    samples: list[list[int]] = [[] for _ in engines]
-    places = list(range(len(engines)))
+    sides = [_Side(engine, shape) for engine in engines]
+    order = list(sides)
     done = 0
     with no_garbage_collection():
         end = time.perf_counter() + request["block_seconds"]
         while done < request["least_rounds"] or time.perf_counter() < end:
-            draw.shuffle(places)
-            for place in places:
-                before[place](done)
-                start = time.perf_counter_ns()
-                timed[place](done)
-                samples[place].append(time.perf_counter_ns() - start)
+            draw.shuffle(order)
+            for side in order:
+                side.turn(done)
             done += 1
-    return [
-        {
-            "samples_ns": took,
-            "verified": check_outputs(untimed.kept, calls.kept[1:], exact=engine.exact),  # it is a batch ahead
-            "digests": [digest(outputs) for outputs in calls.kept],
+    return [side.answer() for side in sides]
+
+
+class _Side:
+    """One graph, its calls and what they took."""
+
+    def __init__(self, engine: Engine, shape: tuple[int, int]):
+        from deploycomp.measure.cell import pool
+        from deploycomp.measure.verify import Recorder
+
+        ready = pool(engine, shape)
+        self.exact, self.samples = engine.exact, list[int]()
+        self.before = Recorder(engine.run, [*ready[1:], ready[0]])
+        self.timed = Recorder(engine.run, ready)
+
+    def turn(self, number: int) -> None:
+        self.before(number)
+        self.samples.append(timed(self.timed, number))
+
+    def answer(self) -> dict[str, Any]:
+        from deploycomp.measure.verify import check_outputs, digest
+
+        return {
+            "samples_ns": self.samples,
+            "verified": check_outputs(self.before.kept, self.timed.kept[1:], exact=self.exact),  # it is a batch ahead
+            "digests": [digest(outputs) for outputs in self.timed.kept],
         }
-        for engine, took, untimed, calls in zip(engines, samples, before, timed, strict=True)
-    ]
 
 
 def rounds_of(answers: Sequence[dict[str, Any]], cell: int = 0) -> np.ndarray:

@@ -55,9 +55,8 @@ def measure_cell(
         stream: Batches of real rows as lists, instead of random tokens; they are passed through whole.
 
     Returns:
-        samples_ns, warmup_calls, settled, digests of the
-        outputs of the first batches, verified (batches whose timed outputs were compared), repeated_ns and fresh_ns
-        (None where not asked for).
+        samples_ns, warmup_calls, settled, digests of the outputs of the first batches, verified (batches whose timed
+        outputs were compared), repeated_ns and fresh_ns (None where not asked for).
 
     Raises:
         VerificationFailed: A timed call answered otherwise than the same batch in the warm-up.

@@ -98,16 +98,16 @@ class Bench:
         return _run(self.plan, request, who=name, threads=threads)["profiles"]
 
     def alternate(
-        self, *, threads: int, block: int, first: str | None = None, least_rounds: int = MIN_SAMPLES
+        self, names: Sequence[str], *, threads: int, block: int, least_rounds: int = MIN_SAMPLES
     ) -> dict[str, dict[str, Any]]:
-        """Measure every cell of all candidates in one fresh child process, call by call, see `alternate.py`.
+        """Measure every cell of some candidates in one fresh child process, call by call, see `alternate.py`.
 
-        It takes the time to load all models, which are in memory together, and `block_seconds` for each cell.
+        It takes the time to load the models, which are in memory together, and `block_seconds` for each cell.
 
         Args:
+            names: Of the candidates, in the order in which they are opened.
             threads: Threads within an operator.
             block: Number of this measurement, from 0.
-            first: The candidate that is opened first; None keeps their order.
             least_rounds: Calls of each, however long they take.
 
         Returns:
@@ -119,7 +119,6 @@ class Bench:
             EnvironmentFailed: The child died or ran out of time.
             VerificationFailed: A timed call answered otherwise than an untimed one.
         """
-        names = sorted(self.subjects, key=lambda name: name != first)
         request = {
             "kind": "alternate",
             "models": [self.subjects[name].request() for name in names],
@@ -128,8 +127,7 @@ class Bench:
             "least_rounds": least_rounds,
         }
         answers = _run(self.plan, request, who=", ".join(names), threads=threads)["answers"]
-        found = dict(zip(names, answers, strict=True))
-        return {name: found[name] for name in self.subjects}
+        return dict(zip(names, answers, strict=True))
 
     def weigh(self, name: str, *, threads: int, block: int) -> dict[str, Any]:
         """Run every cell of one candidate a few times in one fresh child process: for its memory, and not the time."""

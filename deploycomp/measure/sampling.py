@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-__all__ = ["MIN_SAMPLES", "Warmup", "no_garbage_collection", "sample", "warm_up"]
+__all__ = ["MIN_SAMPLES", "Warmup", "no_garbage_collection", "sample", "timed", "warm_up"]
 
 Clock = Callable[[], int]
 """Nanoseconds, monotonic."""
@@ -63,7 +63,7 @@ def warm_up(
     while True:
         opened, window = clock(), list[int]()
         while len(window) < WINDOW_CALLS or len(window) % cycle or clock() - opened < NS * WINDOW_SHARE * block_seconds:
-            window.append(_timed(call, calls, clock))
+            window.append(timed(call, calls, clock))
             calls += 1
             if clock() >= cap:
                 return Warmup(calls, settled=False)
@@ -95,7 +95,7 @@ def sample(
     with no_garbage_collection():
         end = clock() + int(NS * seconds)
         while len(samples) < MIN_SAMPLES or len(samples) % cycle or clock() < end:
-            samples.append(_timed(call, len(samples), clock))
+            samples.append(timed(call, len(samples), clock))
     return samples
 
 
@@ -104,7 +104,8 @@ def _median(values: Sequence[int]) -> float:
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
-def _timed(call: Callable[[int], object], index: int, clock: Clock) -> int:
+def timed(call: Callable[[int], object], index: int, clock: Clock = time.perf_counter_ns) -> int:
+    """Return how long one call takes, in nanoseconds."""
     start = clock()
     call(index)
     return clock() - start

@@ -19,6 +19,7 @@ from deploycomp.recipe import Benchmark
 from tests.measure.models import onnx_model
 
 positive = st.floats(0.1, 10)
+NAMES = ["one", "other"]
 
 
 @given(st.lists(positive, min_size=1, max_size=6), st.lists(positive, min_size=1, max_size=20))
@@ -43,14 +44,14 @@ def test_single_calls_that_were_disturbed_change_nothing():
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     """Two equal graphs, two shapes."""
-    models = [onnx_model(tmp_path / name) for name in ("one", "other")]
+    models = [onnx_model(tmp_path / name) for name in NAMES]
     settings = Benchmark(batch_size=(2,), sequence_length=(4, 8), threads=(1,), block_seconds=0.05)
     return open_bench([Candidate(model.parent.name, "onnx", model) for model in models], settings)
 
 
 def test_a_child_times_all_graphs_in_turns(bench: Bench):
-    answers = bench.alternate(threads=1, block=0, first="other", least_rounds=9)
-    assert list(answers) == ["one", "other"]
+    answers = bench.alternate(["other", "one"], threads=1, block=0, least_rounds=9)
+    assert list(answers) == ["other", "one"]
     for answer in answers.values():
         assert answer["skipped"] == []
         assert sorted((cell["batch_size"], cell["sequence_length"]) for cell in answer["cells"]) == [(2, 4), (2, 8)]
@@ -62,7 +63,7 @@ def test_a_child_times_all_graphs_in_turns(bench: Bench):
 
 
 def test_its_answers_are_those_of_a_process_of_its_own(bench: Bench):
-    together, alone = bench.alternate(threads=1, block=0)["one"], bench.weigh("one", threads=1, block=3)
+    together, alone = bench.alternate(NAMES, threads=1, block=0)["one"], bench.weigh("one", threads=1, block=3)
     digests = [
         {(cell["batch_size"], cell["sequence_length"]): cell["digests"][:3] for cell in answer["cells"]}
         for answer in (together, alone)
@@ -78,7 +79,7 @@ def test_a_shape_that_one_cannot_run_is_run_by_none(tmp_path: Path):
         model.with_name("config.json").write_text(json.dumps(settings))
     settings = Benchmark(batch_size=(1,), sequence_length=(4, 8), threads=(1,), block_seconds=0.02)
     made = open_bench([Candidate(name, "onnx", model) for name, model in models.items()], settings)
-    answers = made.alternate(threads=1, block=0)
+    answers = made.alternate(list(models), threads=1, block=0)
     assert [each["sequence_length"] for each in answers["short"]["skipped"]] == [8]
     assert answers["long"] == {"cells": [], "skipped": []}
 
@@ -86,4 +87,4 @@ def test_a_shape_that_one_cannot_run_is_run_by_none(tmp_path: Path):
 def test_a_graph_that_does_not_open_is_named(bench: Bench):
     bench.subjects["other"].model.write_bytes(b"")
     with pytest.raises(InputRefused, match="other"):
-        bench.alternate(threads=1, block=0)
+        bench.alternate(NAMES, threads=1, block=0)
