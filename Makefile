@@ -42,6 +42,7 @@ bench-gate: $(VENV)/.installed-dev  ## The gate on this machine: false alarms, s
 bench-prune: $(VENV)/.installed-dev  ## Pruning: accuracy by measured speed, ours and four other methods.
 	$(BIN)/python benchmarks/prune/run.py
 	$(BIN)/python benchmarks/prune/int8.py
+	$(BIN)/python benchmarks/prune/vocabulary.py
 
 bench-factorize: $(VENV)/.installed-dev  ## Factorization: the paper's comparison, what data is worth, half the numbers in INT8.
 	$(BIN)/python benchmarks/factorize/run.py

@@ -92,7 +92,8 @@ def machine(context: dict[str, Any]) -> str:
     cpu, versions = context["cpu"], context["versions"]
     isa = [flag for flag in ("avx512_vnni", "avx_vnni", "avx2", "asimddp") if flag in cpu["flags"]]
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("onnxruntime", "torch", "transformers"))
-    return f"{cpu['name']}, {context['threads_available']} threads, {isa[0] if isa else cpu['arch']}, {libraries}"
+    threads = "1 thread" if context["threads_available"] == 1 else f"{context['threads_available']} threads"
+    return f"{cpu['name']}, {threads}, {isa[0] if isa else cpu['arch']}, {libraries}"
 
 
 def write_json(path: Path | None, value: dict[str, Any]) -> None:

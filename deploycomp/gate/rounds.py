@@ -2,10 +2,10 @@
 
     round 0        both once, not judged: warms the page cache, and its time says how many rounds the budget holds
     plan           the looks; it depends on round 0 alone, so nothing that is judged has a say in it
-    round 1, 2, …  one fresh process each, in an order that a fair coin draws for every round
+    round 1, 2, …  fresh processes; a fair coin draws for every round who comes first
     look           fail or pass: stop; else on
 
-What a process is, this file does not know: it is handed a function that measures.
+What is measured, this file does not know: it is handed a function that measures a round.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any, Literal
 from deploycomp.errors import UsageError
 from deploycomp.gate.sequential import INCONCLUSIVE, Finding, Look, decide, least_rounds, overall, schedule
 
-__all__ = ["BASELINE", "CANDIDATE", "Played", "Quantity", "Rules", "play"]
+__all__ = ["BASELINE", "CANDIDATE", "SIDES", "Played", "Quantity", "Rules", "play"]
 
-BASELINE, CANDIDATE = "baseline", "candidate"
+SIDES = BASELINE, CANDIDATE = "baseline", "candidate"
 
 MAX_ROUNDS = 200
 """More rounds narrow an interval by nothing that a person would wait for."""
@@ -34,7 +34,7 @@ PATIENCE = 3
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that is measured once a process, and gated."""
+    """A number that is measured once a round for each side, and gated."""
 
     kind: Literal["latency", "memory"]
     threads: int
@@ -67,8 +67,8 @@ class Quantity:
         return {"threads": self.threads, "batch_size": self.batch_size, "sequence_length": self.sequence_length}
 
 
-Measure = Callable[[str, int, int], Mapping[Quantity, float]]
-"""("baseline" or "candidate", threads, round) → each number of one fresh process, above 0."""
+Measure = Callable[[str, int, int], Mapping[str, Mapping[Quantity, float]]]
+"""(who comes first, threads, round) → each number of both sides, above 0."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ def play(
     """Measure round after round, and look when the plan says so.
 
     Args:
-        measure: Runs one fresh process.
+        measure: Measures a round.
         limit: The tolerance of each number, as a fraction.
         rules: See there.
-        threads: Thread counts; each has its own pair of processes, and its own coin, in every round.
+        threads: Thread counts; each is measured, and has its own coin, in every round.
         seed: Of the coins. Draw it anew for every gate: the coins are what the false-alarm rate rests on.
         most: Rounds at most, whatever the budget holds.
         to_the_end: Measure all rounds that the plan has, and do not look.
@@ -160,16 +160,20 @@ def play(
         UsageError: The budget holds too few rounds to decide anything.
     """
     start, draw = clock(), random.Random(seed)
-    trial = [measure(side, count, 0) for count in threads for side in (BASELINE, CANDIDATE)]
+    trial = [measure(BASELINE, count, 0)[BASELINE] for count in threads]
     round_seconds = clock() - start
-    limits = {quantity: limit(quantity) for each in trial[::2] for quantity in each}
+    limits = {quantity: limit(quantity) for each in trial for quantity in each}
     looks = _plan(rules, round_seconds, most=most, hypotheses=len(limits))
-    empty = {side: {quantity: list[float]() for quantity in limits} for side in (BASELINE, CANDIDATE)}
+    empty = {side: {quantity: list[float]() for quantity in limits} for side in SIDES}
     played = Played(limits, looks, round_seconds, empty, {count: [] for count in threads})
     planned = {look.rounds: look for look in looks}
     for number in range(1, looks[-1].rounds + 1):
         for count in threads:
-            _pair(played, measure, count, number, draw)
+            first = SIDES[draw.random() >= 0.5]
+            played.first[count].append(first)
+            for side, numbers in measure(first, count, number).items():
+                for quantity, value in numbers.items():
+                    played.values[side][quantity].append(value)
         if progress:
             progress(_message(played, number), number / looks[-1].rounds)
         if to_the_end:
@@ -192,14 +196,6 @@ def _plan(rules: Rules, round_seconds: float, *, most: int, hypotheses: int) -> 
             hint=f"--budget {math.ceil(1.5 * (need + 1) * round_seconds)}, or fewer shapes",
         )
     return schedule(max(affordable, need), hypotheses=hypotheses, false_alarm=rules.false_alarm, missed=rules.missed)
-
-
-def _pair(played: Played, measure: Measure, threads: int, number: int, draw: random.Random) -> None:
-    sides = [BASELINE, CANDIDATE] if draw.random() < 0.5 else [CANDIDATE, BASELINE]
-    played.first[threads].append(sides[0])
-    for side in sides:
-        for quantity, value in measure(side, threads, number).items():
-            played.values[side][quantity].append(value)
 
 
 def _message(played: Played, number: int) -> str:

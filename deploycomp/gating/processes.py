@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from deploycomp.errors import UsageError
-from deploycomp.gate.rounds import CANDIDATE, Quantity
+from deploycomp.gate.rounds import BASELINE, CANDIDATE, SIDES, Quantity
 
 if TYPE_CHECKING:
     from deploycomp.gate.stored import Stored
@@ -23,12 +23,12 @@ __all__ = ["AgainstStored", "Processes"]
 
 NS_PER_MS = 1_000_000
 
-Numbers = Mapping[Quantity, float]
+Numbers = dict[Quantity, float]
 
 
 @dataclass
 class Processes:
-    """Measures both sides in fresh processes, and the reference kernel beside the candidate where that is wanted."""
+    """Measures what is on the bench in fresh processes, and the reference kernel beside it where that is wanted."""
 
     bench: Bench
     with_reference: bool = False
@@ -36,32 +36,30 @@ class Processes:
     """Threads → milliseconds of the reference kernel, one a round."""
     answers: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict[tuple[str, int], list[Any]])
     """Side and threads → what each process answered."""
-    latest: tuple[int, int] | None = None
-    """Threads and round of `turns`."""
-    turns: dict[str, Numbers] = field(default_factory=dict[str, Numbers])
 
-    def __call__(self, side: str, threads: int, number: int) -> Numbers:
-        """Measure one side in round *number*; who is asked first in a round is opened first where both take turns.
+    def __call__(self, first: str, threads: int, number: int) -> dict[str, Numbers]:
+        """Measure round *number*; *first* is opened first where both take turns, and weighed first.
 
         Raises:
             UsageError: A model cannot run a shape.
         """
-        if self.latest != (threads, number):
-            self.turns, self.latest = self._take_turns(side, threads, number), (threads, number)
-        weighed = self._kept(side, threads, self.bench.weigh(side, threads=threads, block=number))
-        if side == CANDIDATE and self.with_reference:
+        sides = sorted(self.bench.subjects, key=lambda side: side != first)
+        found = self._take_turns(sides, threads, number)
+        for side in sides:
+            weighed = self._kept(side, threads, self.bench.weigh(side, threads=threads, block=number))
+            found[side][Quantity("memory", threads)] = float(weighed["peak_rss_bytes"])
+        if self.with_reference:
             self.time_reference(threads, number)
-        return {**self.turns[side], Quantity("memory", threads): float(weighed["peak_rss_bytes"])}
+        return found
 
-    def _take_turns(self, first: str, threads: int, number: int) -> dict[str, Numbers]:
-        """Milliseconds of each shape: the first side's median, and the other's in proportion."""
+    def _take_turns(self, opened: Sequence[str], threads: int, number: int) -> dict[str, Numbers]:
+        """Milliseconds of each shape: the baseline's median, or the only side's, and the other's in proportion."""
         from deploycomp.measure.alternate import levels, rounds_of
 
-        sides = list(self.bench.subjects)
-        opened = sorted(sides, key=lambda side: side != first)
         answers = self.bench.alternate(opened, threads=threads, block=number)
+        sides = sorted(opened)
         each = [self._kept(side, threads, answers[side]) for side in sides]
-        found: dict[str, dict[Quantity, float]] = {side: {} for side in sides}
+        found: dict[str, Numbers] = {side: {} for side in sides}
         for place, cell in enumerate(each[0]["cells"]):
             quantity = Quantity("latency", threads, cell["batch_size"], cell["sequence_length"])
             unit = statistics.median(cell["samples_ns"]) / NS_PER_MS
@@ -124,12 +122,17 @@ class AgainstStored:
                 known = ", ".join(each.name for each in sorted(self.stored.values, key=lambda each: each.order))
                 raise UsageError(f"the stored baseline lacks {quantity.name}", why=f"it has {known}")
 
-    def __call__(self, side: str, threads: int, number: int) -> Numbers:
-        """Measure one process of the candidate, or the reference kernel and scale the baseline's numbers by it."""
+    def __call__(self, first: str, threads: int, number: int) -> dict[str, Numbers]:
+        """Measure a round of the candidate, and the reference kernel, which scales the baseline's numbers."""
         known = [each for each in self.wanted if each.threads == threads and each in self.stored.values]
-        if side == CANDIDATE:
-            found = self.processes(side, threads, number)
-            return {each: found[each] for each in known}
+        measure = {CANDIDATE: self._candidate, BASELINE: self._baseline}
+        return {side: measure[side](known, threads, number) for side in sorted(SIDES, key=lambda side: side != first)}
+
+    def _candidate(self, known: Sequence[Quantity], threads: int, number: int) -> Numbers:
+        found = self.processes(CANDIDATE, threads, number)[CANDIDATE]
+        return {each: found[each] for each in known}
+
+    def _baseline(self, known: Sequence[Quantity], threads: int, number: int) -> Numbers:
         place = self.order[max(number - 1, 0)]
         then = self.stored.reference.get(threads)
         speed = self.processes.time_reference(threads, number) / then[place] if then else 1.0
