@@ -56,9 +56,9 @@ def main() -> None:
         for model, name in ((real.path, "whole"), (pruned, "pruned")):
             for kind in ("fp32", "int8"):
                 place = Path(made) / f"{name}-{kind}"
-                rows = ["--eval", str(real.data), "--calibration", str(real.data.with_name("train.jsonl"))]
-                int8 = ["--int8"] if kind == "int8" else []
-                deploycomp("export", str(model), *int8, *rows, *SHAPE[-2:], "--no-benchmark", "-q", "-o", str(place))
+                int8 = ["--int8", "--calibration", str(real.data.with_name("train.jsonl"))] if kind == "int8" else []
+                options = ["--eval", str(real.data), "--no-benchmark", "-q", "-o", str(place)]
+                deploycomp("export", str(model), *int8, *options)
                 report = json.loads((place / "report.json").read_text(encoding="utf-8"))
                 metric, scores[place.name] = score(report)
                 places.append(str(place))
