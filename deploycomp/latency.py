@@ -36,6 +36,7 @@ __all__ = [
     "copied",
     "export_graph",
     "goal_met",
+    "graph_ratios",
     "latency_table",
     "measure_ratios",
     "refuse_gpu",
@@ -140,7 +141,7 @@ def latency_table(model: TorchModel, setting: Setting, work: Path, *, progress: 
 def measure_ratios(
     models: Mapping[str, TorchModel], setting: Setting, work: Path, *, progress: Progress | None = None
 ) -> dict[str, tuple[float, float, float]]:
-    """Measure models call by call, in the more processes the noisier the machine is.
+    """Export models, and measure them as `graph_ratios` does.
 
     Args:
         models: Name → model; the first is what the others are compared with.
@@ -151,23 +152,39 @@ def measure_ratios(
     Returns:
         Name → how many times faster than the first it is, with the bounds of a 95 % interval over processes.
     """
-    from deploycomp.measure.alternate import levels
-    from deploycomp.measure.figures import paired
-
     graphs: dict[str, Path] = {}
     for name, model in models.items():
         there = work / name / GRAPH
         graphs[name] = there if there.is_file() else export_graph(copied(model), setting, work / name)
+    return graph_ratios(graphs, setting, progress=progress)
+
+
+def graph_ratios(
+    graphs: Mapping[str, Path], setting: Setting, *, progress: Progress | None = None
+) -> dict[str, tuple[float, float, float]]:
+    """Measure graphs call by call, in the more processes the noisier the machine is.
+
+    Args:
+        graphs: Name → graph or artifact; the first is what the others are compared with.
+        setting: Shape and threads.
+        progress: Called with a message and the share that is done.
+
+    Returns:
+        Name → how many times faster than the first it is, with the bounds of a 95 % interval over processes.
+    """
+    from deploycomp.measure.alternate import levels
+    from deploycomp.measure.figures import paired
+
     say = progress or (lambda _message, _share: None)
     bench = _open(graphs, setting, RATIO_SECONDS * len(graphs) / 2)
-    _, *others = models
+    _, *others = graphs
     processes: list[np.ndarray] = []
     found: dict[str, tuple[float, float, float]] = {}
     most = TURNS * RATIO_PROCESSES
     for _ in range(TURNS):
         for number in range(len(processes), len(processes) + RATIO_PROCESSES):
-            say(f"measuring {', '.join(models)}, process {number + 1} of at most {most}", number / most)
-            processes.append(levels(_rounds(bench, list(models), number)))
+            say(f"measuring {', '.join(graphs)}, process {number + 1} of at most {most}", number / most)
+            processes.append(levels(_rounds(bench, list(graphs), number)))
         for place, name in enumerate(others, 1):
             entry = paired([1.0] * len(processes), [float(each[place]) for each in processes])
             found[name] = entry["ratio"], entry["low"], entry["high"]
