@@ -70,7 +70,7 @@ def main() -> None:
     real = real_models([asked.model])[0]
     with tempfile.TemporaryDirectory(prefix="deploycomp-vocabulary-") as made:
         out = Path(made) / "pruned"
-        facts = next(step for step in prune(real, out)["steps"] if step["step"] == "prune_vocabulary")
+        facts = next(step["facts"] for step in prune(real, out)["steps"] if step["step"] == "prune_vocabulary")
         before, after = (load(resolve(place)) for place in (real.path, out))
         old, new = (one.tokenizer.get_vocab() for one in (before, after))
         kept = [old[piece] for piece in sorted(new, key=new.__getitem__)]
