@@ -44,15 +44,13 @@ def export(real: Real, model: Path, place: Path, *, int8: bool) -> Report:
 def compare(real: Real, pruned: Path) -> tuple[float, float]:
     """Print four rows; return what INT8 costs the pruned model, and by how much the product of speed-ups is off."""
     with tempfile.TemporaryDirectory(prefix="deploycomp-prune-") as made:
-        places = {
-            f"{name}, {kind}": (model, Path(made) / f"{name}-{kind}", kind == "INT8")
-            for name, model in (("whole", real.path), ("pruned", pruned))
-            for kind in ("FP32", "INT8")
-        }
-        judged = {
-            name: export(real, model, place, int8=int8)["evaluation"] for name, (model, place, int8) in places.items()
-        }
-        speeds = graph_ratios({name: place for name, (_, place, _) in places.items()}, SETTING)
+        places: dict[str, Path] = {}
+        judged: dict[str, Report] = {}
+        for name, model in (("whole", real.path), ("pruned", pruned)):
+            for kind in ("FP32", "INT8"):
+                place = places[f"{name}, {kind}"] = Path(made) / f"{name}-{kind}"
+                judged[f"{name}, {kind}"] = export(real, model, place, int8=kind == "INT8")["evaluation"]
+        speeds = graph_ratios(places, SETTING)
     for name, each in judged.items():
         metric, drop = each["metric"], each["drop"]["artifact"]
         speed = "{:.2f} ({:.2f}…{:.2f})".format(*speeds[name]) if name in speeds else "1"

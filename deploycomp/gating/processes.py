@@ -57,7 +57,7 @@ class Processes:
         from deploycomp.measure.alternate import levels, rounds_of
 
         answers = self.bench.alternate(opened, threads=threads, block=number)
-        sides = sorted(opened)
+        sides = [side for side in SIDES if side in answers]
         each = [self._kept(side, threads, answers[side]) for side in sides]
         found: dict[str, Numbers] = {side: {} for side in sides}
         for place, cell in enumerate(each[0]["cells"]):
