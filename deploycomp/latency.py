@@ -271,6 +271,7 @@ def export_graph(model: TorchModel, setting: Setting, folder: Path) -> Path:
     from deploycomp.graph import rewrite
     from deploycomp.models.factors import densify
     from deploycomp.quantize import quantize
+    from deploycomp.runtime.session import trim_memory
 
     densify(model.module)  # what is rebuilt is rebuilt once, before the first answer
     folder.mkdir(parents=True)
@@ -286,6 +287,7 @@ def export_graph(model: TorchModel, setting: Setting, folder: Path) -> Path:
     for value in onnx.model.graph.initializers.values():
         value.const_value = None  # the tracer keeps the graph alive; it need not keep the weights too
     model.release()
+    trim_memory()
     return path
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploycomp.context import Context, part_of
 from deploycomp.errors import GateFailed, InputRefused, UsageError, VerificationFailed
-from deploycomp.latency import Setting, goal_met, latency_table, measure_ratios, refuse_gpu
+from deploycomp.latency import Setting, copied, export_graph, goal_met, latency_table, measure_ratios, refuse_gpu
 from deploycomp.onnxmodel import Facts
 from deploycomp.recipe import DropLayers, Prune, PruneFfn, PruneHeads, PruneVocabulary
 from deploycomp.torchrows import ROWS, TorchRows, find_rows
@@ -35,6 +35,8 @@ RECOVERY_ROWS = 8_192
 
 CORRECTIONS = 3
 """Rounds more, where the table was wrong."""
+MEASURED = "measured"
+"""Folder of the whole graphs, by name."""
 
 KINDS = {"prune": ("heads", "neurons"), "prune_heads": ("heads",), "prune_ffn": ("neurons",)}
 
@@ -58,8 +60,9 @@ class PruneStep:
         count = RECOVERY_ROWS if config.recover else ROWS
         rows = find_rows(context.recipe, model, context.judged, config.step, rows=count, labels=config.labels)
         work = context.work / config.step
+        work.mkdir()
         costs, budget, table = self._costs(config, model, context, work)
-        pruner = Pruner(model, rows.batches, rows.held_out, costs, Method(kinds=KINDS[config.step]))
+        pruner = Pruner(model, rows.batches, rows.held_out, costs, Method(kinds=KINDS[config.step]), work)
         say = part_of(context.say, 0.3, 0.8)
         trail = _rounds(pruner, budget, config, say)
         measured: list[Facts] = []
@@ -100,6 +103,7 @@ class PruneStep:
         if config.speedup is not None:
             setting = Setting.of(config, context.recipe, context.target)
             costs = latency_table(model, setting, work / "table", progress=part_of(context.say, 0, 0.3))
+            export_graph(copied(model), setting, work / MEASURED / "source")  # now, with no student beside it in memory
             table = {name: [round(float(each), 4) for each in values] for name, values in costs.tables.items()}
             return costs, costs.whole / config.speedup, {"rest_ms": costs.rest, "ms": table}
         if config.flops is not None:
@@ -160,7 +164,7 @@ def _meet(
         name = f"pruned-{number}"
         say = part_of(context.say, 0.8 + 0.1 * number / (CORRECTIONS + 1), 0.9)
         pair = {"source": model, name: pruner.model}
-        speedup, low, high = measure_ratios(pair, setting, work / "measured", progress=say)[name]
+        speedup, low, high = measure_ratios(pair, setting, work / MEASURED, progress=say)[name]
         cost = trail[-1]["cost"]
         predicted = pruner.costs.whole / cost
         measured.append({"predicted": predicted, "speedup": speedup, "low": low, "high": high, "cost": cost})
@@ -179,7 +183,7 @@ def _finish(
     from deploycomp.compress.refit import refit
 
     student, answers, anatomy = pruner.finish().module, pruner.answers, model.anatomy
-    refits = refit(answers, student, model.module, anatomy, rows.batches, pruner.divergence)
+    refits = refit(answers, student, model.module, anatomy, rows.batches, pruner.divergence, pruner.targets)
     if not config.recover:
         return {"refits": refits, "recovery": None}
     facts = recover(

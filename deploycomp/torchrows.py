@@ -52,7 +52,7 @@ def find_rows(
         UsageError: There are no rows, or none to judge choices on.
     """
     from deploycomp.calibration import find_calibration
-    from deploycomp.compress.batches import label_tensor, make_batches
+    from deploycomp.compress.batches import label_tensor, make_batches, tokens_at_once
 
     found, why = find_calibration(recipe, model, judged, rows=rows, labeled=labels)
     hint = "--calibration train.jsonl (labels are not needed)"
@@ -65,12 +65,13 @@ def find_rows(
     right = None
     if labels and found.rows is not None:
         right = label_tensor(found.rows.column("label"), model.labels, model.problem_type)
-    batches = make_batches(found.feeds, pad_token_id=pad, limit=TOKENS, labels=right)
+    once = tokens_at_once(len(model.anatomy.layers), model.anatomy.hidden_size)
+    batches = make_batches(found.feeds, pad_token_id=pad, limit=TOKENS, tokens=once, labels=right)
     held_out = make_batches(found.held_out_feeds, pad_token_id=pad, limit=HELD_OUT_TOKENS)
     counts = {
         "rows": sum(batch.rows for batch in batches),
         "tokens": sum(int(batch.mask.sum()) for batch in batches),
         "held_out_rows": sum(batch.rows for batch in held_out),
     }
-    every = make_batches(found.feeds, pad_token_id=pad) if rows > ROWS else batches
+    every = make_batches(found.feeds, pad_token_id=pad, tokens=once) if rows > ROWS else batches
     return TorchRows(batches, held_out, {**found.facts, **counts}, every)

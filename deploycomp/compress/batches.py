@@ -10,10 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "label_tensor", "make_batches"]
+__all__ = ["Batch", "label_tensor", "make_batches", "tokens_at_once"]
 
 TOKENS = 512
-"""Tokens of a batch, padding included: what a backward pass of a BERT-base keeps of them is half a gigabyte."""
+"""Tokens of a batch at most, padding included."""
+LEAST_TOKENS = 64
+PASS_BYTES = 160_000_000
+"""What a backward pass may keep of a batch: of a BERT-base 256 tokens."""
+VALUES = 16
+"""As many as a token has channels are kept of it in each layer."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,12 @@ class Batch:
     def rows(self) -> int:
         """How many rows there are."""
         return int(self.mask.shape[0])
+
+
+def tokens_at_once(layers: int, hidden: int) -> int:
+    """Tokens of a batch that a backward pass through a model has room for, a multiple of `LEAST_TOKENS`."""
+    room = PASS_BYTES // max(1, 4 * VALUES * layers * hidden)
+    return max(LEAST_TOKENS, min(TOKENS, room // LEAST_TOKENS * LEAST_TOKENS))
 
 
 def make_batches(

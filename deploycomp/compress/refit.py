@@ -10,7 +10,7 @@ calibration rows: `keep_if_better` lets held-out rows decide.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ def refit(
     anatomy: Anatomy,
     batches: Sequence[Batch],
     divergence: Callable[[], float],
+    sums: Mapping[str, Sequence[Tensor]] | None = None,
 ) -> list[dict[str, Any]]:
     """Refit norms, then the head, each kept only where held-out rows gain from it.
 
@@ -47,6 +48,7 @@ def refit(
         anatomy: Of the teacher.
         batches: Calibration rows.
         divergence: How far the student is from the teacher on held-out rows.
+        sums: The teacher's on the calibration rows, as `record_sums` returns them; without them they are computed.
 
     Returns:
         For each: what it is, whether it was kept, and the divergence before and after it.
@@ -54,7 +56,7 @@ def refit(
     wanted = answers.record(teacher, batches)
     found: list[dict[str, Any]] = []
     for name, change in (
-        ("norms", lambda: refit_norms(answers, student, teacher, anatomy, batches)),
+        ("norms", lambda: refit_norms(answers, student, teacher, anatomy, batches, sums)),
         ("head", lambda: refit_head(answers, student, wanted, batches)),
     ):
         kept, before, after = keep_if_better(student, change, divergence)
@@ -63,7 +65,12 @@ def refit(
 
 
 def refit_norms(
-    answers: Answers, student: nn.Module, teacher: nn.Module, anatomy: Anatomy, batches: Sequence[Batch]
+    answers: Answers,
+    student: nn.Module,
+    teacher: nn.Module,
+    anatomy: Anatomy,
+    batches: Sequence[Batch],
+    sums: Mapping[str, Sequence[Tensor]] | None = None,
 ) -> int:
     """Fit scale and shift of every norm in the layers to the teacher's norm outputs, bottom-up.
 
@@ -77,6 +84,7 @@ def refit_norms(
         teacher: The model as it was.
         anatomy: Of the student.
         batches: Calibration rows.
+        sums: The teacher's, by sublayer's name; without them the teacher is run beside the student.
 
     Returns:
         How many norms were fitted; none where layers share their weights, or the student has not all of the teacher's.
@@ -88,7 +96,9 @@ def refit_norms(
     ahead, behind = (Walk(answers, module, anatomy, batches) for module in (teacher, student))
     norms = list(_norms(anatomy))
     for part, path in norms:
-        _fit_norm(student.get_submodule(path), teacher.get_submodule(path), ahead, behind, part)
+        known = None if sums is None else sums.get(part.name)
+        wanted = (total for _, total in ahead.sums(part)) if known is None else iter(known)
+        _fit_norm(student.get_submodule(path), teacher.get_submodule(path), wanted, behind, part)
     return len(norms)
 
 
@@ -107,16 +117,16 @@ def _norms(anatomy: Anatomy) -> Iterator[tuple[Sublayer, str]]:
             yield neurons, layers[number + 1].norms[0]
 
 
-def _fit_norm(norm: Any, target: Any, ahead: Walk, behind: Walk, part: Sublayer) -> None:
-    """Least squares of *target*'s outputs, where *ahead* walks through the teacher and *behind* through the student."""
-    count, sums = 0, torch.zeros(4, len(norm.weight), dtype=torch.float64)
-    for (_, wanted), (_, found), batch in zip(ahead.sums(part), behind.sums(part), behind.batches, strict=True):
+def _fit_norm(norm: Any, target: Any, sums: Iterator[Tensor], behind: Walk, part: Sublayer) -> None:
+    """Least squares of *target*'s outputs, given the teacher's sums, where *behind* walks through the student."""
+    count, totals = 0, torch.zeros(4, len(norm.weight), dtype=torch.float64)
+    for wanted, (_, found), batch in zip(sums, behind.sums(part), behind.batches, strict=True):
         real = batch.mask
         with torch.inference_mode():
-            x, y = _normalised(norm, found[real]).double(), target(wanted[real]).double()
-            sums += torch.stack([x.sum(0), y.sum(0), x.square().sum(0), (x * y).sum(0)])
+            x, y = _normalised(norm, found[real]).double(), target(wanted[real].float()).double()
+            totals += torch.stack([x.sum(0), y.sum(0), x.square().sum(0), (x * y).sum(0)])
             count += len(x)
-    x, y, xx, xy = sums / count
+    x, y, xx, xy = totals / count
     bias = getattr(norm, "bias", None)
     if bias is not None:
         xx, xy = xx - x.square(), xy - x * y

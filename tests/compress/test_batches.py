@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploycomp.compress.batches import Batch, label_tensor, make_batches
+from deploycomp.compress.batches import Batch, label_tensor, make_batches, tokens_at_once
 from deploycomp.models.model import TorchModel
 from tests import tiny
 
@@ -98,3 +99,12 @@ def test_labels_follow_their_rows():
     for batch in batches:
         assert batch.labels is not None
         assert batch.labels.tolist() == (batch.inputs["input_ids"][:, 0] - 1000 + 10).tolist()
+
+
+@pytest.mark.parametrize(
+    ("layers", "hidden", "tokens"),
+    [(6, 384, 512), (12, 768, 256), (24, 1024, 64), (96, 8192, 64), (0, 0, 512)],
+    ids=["MiniLM-L6", "BERT-base", "BERT-large", "too large", "unknown"],
+)
+def test_larger_models_see_fewer_tokens_at_once(layers, hidden, tokens):
+    assert tokens_at_once(layers, hidden) == tokens

@@ -87,7 +87,7 @@ def test_a_budget_that_nothing_reaches_is_refused(model):
         prune(model, batches_of(model, 4), [], dear, 0.5 * costs.whole)
 
 
-def test_mutations_of_the_last_round_never_end_further_away(model):
+def test_mutations_of_the_last_round_never_end_further_away(model, tmp_path):
     """Held-out rows choose among what is predicted best and others nearby, which are others indeed."""
     costs, batches, held_out = costs_of(model), batches_of(model, 8), batches_of(model, 8, seed=3)
     plain, mutated = (
@@ -99,15 +99,15 @@ def test_mutations_of_the_last_round_never_end_further_away(model):
     assert len(last["tried"]) > 1
     assert last["divergence"] == min(last["tried"])
     assert last["divergence"] <= plain.trail[-1]["divergence"] == last["tried"][0]
-    again = Pruner(model, [], held_out, costs, Method(compensate=False))
+    again = Pruner(model, [], held_out, costs, Method(compensate=False), tmp_path)
     again.model = mutated.model
     assert again.divergence() == pytest.approx(last["divergence"])
 
 
-def test_the_last_round_is_done_again_from_where_it_began(model):
+def test_the_last_round_is_done_again_from_where_it_began(model, tmp_path):
     """To the same budget it ends where it ended; to a larger one it takes back what need not go."""
     costs, batches = costs_of(model), batches_of(model, 8)
-    pruner = Pruner(model, batches, batches_of(model, 6, seed=3), costs, Method())
+    pruner = Pruner(model, batches, batches_of(model, 6, seed=3), costs, Method(), tmp_path)
     pruner.advance(0.8 * costs.whole, seed=1)
     began = pruner.levels()
     first = pruner.advance(0.5 * costs.whole, seed=2, mutations=2)
@@ -127,13 +127,14 @@ def test_a_student_shares_no_weight_that_it_changes(model):
     assert not own & {id(each) for each in model.module.parameters()}
 
 
-def test_labels_change_which_units_score(model):
+def test_labels_change_which_units_score(model, tmp_path):
     """The curvature of a row with a label is the empirical Fisher: it is that label's, not the probe's."""
     plain = batches_of(model, 12)
     right = [replace(batch, labels=torch.zeros(batch.rows, dtype=torch.long)) for batch in plain]
     wrong = [replace(batch, labels=torch.ones(batch.rows, dtype=torch.long)) for batch in plain]
     found = [
-        Pruner(model, batches, [], costs_of(model), Method()).curvature(seed=1) for batches in (plain, right, wrong)
+        Pruner(model, batches, [], costs_of(model), Method(score="mask"), tmp_path).curvature(seed=1)
+        for batches in (plain, right, wrong)
     ]
     for part in found[0]:
         one, two, three = (each[part].fisher for each in found)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from deploycomp.compress.answers import Answers
 from deploycomp.compress.batches import Batch
+from deploycomp.compress.grams import add_gram, fill_gram
 from deploycomp.compress.prune.sublayers import Sublayer, watch
 from deploycomp.models.surgery import linear
 
@@ -30,7 +31,7 @@ class Curvature:
     Args:
         outputs: E[g gᵀ] summed over the tokens of a row, [hidden, hidden].
         moment: E[w h hᵀ] with weights of mean 1, [columns, columns].
-        fisher: Mean squared gradient of each unit's mask, [units].
+        fisher: Mean squared gradient of each unit's mask, [units]; zero where it was not wanted.
         energy: E[h²] of each unit's columns, [units].
         tokens: How much each token matters, mean 1, [rows, tokens] for each batch.
     """
@@ -56,7 +57,7 @@ class _Tap:
         def keep(gradient: Tensor) -> None:
             self.gradients[place] = gradient.detach()
 
-        self.gradients.append(torch.zeros(()))
+        self.gradients.append(torch.zeros(()).expand(outputs.shape))  # what it is where nothing downstream reads it
         outputs.register_hook(keep)
 
 
@@ -68,6 +69,7 @@ def measure(
     batches: Sequence[Batch],
     *,
     seed: int,
+    masks: bool = True,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Curvature]:
     """Measure every sublayer in one pass forward and back.
@@ -79,6 +81,7 @@ def measure(
         parts: Sublayers to look at.
         batches: Calibration rows.
         seed: Of the probe.
+        masks: Whether `fisher` is wanted, a product more for each sublayer.
         progress: Called with the share that is done.
 
     Returns:
@@ -106,7 +109,7 @@ def measure(
                 probe = answers.probe(outputs, batch, generator)
                 sum((output * u).sum() for output, u in zip(outputs, probe, strict=True)).backward()  # type: ignore[union-attr]
         for part in parts:
-            weight = linear(module, part.projection).weight
+            weight = linear(module, part.projection).weight if masks else None
             for h, g in zip(taps[part.name].inputs, taps[part.name].gradients, strict=True):
                 _add(found, part, weight, h, g, batch, number)
         if progress is not None:
@@ -116,7 +119,7 @@ def measure(
         each.tokens = [weights * tokens / max(each.weight, 1e-30) for weights in each.tokens]
         each.outputs /= rows
         each.fisher /= rows
-        each.moment /= max(each.weight, 1e-30)
+        each.moment = fill_gram(each.moment).div_(max(each.weight, 1e-30))
         each.energy /= tokens
     return found
 
@@ -126,14 +129,10 @@ def _track(out: Tensor) -> None:
 
 
 def _add(
-    found: dict[str, Curvature], part: Sublayer, weight: Tensor, h: Tensor, g: Tensor, batch: Batch, number: int
+    found: dict[str, Curvature], part: Sublayer, weight: Tensor | None, h: Tensor, g: Tensor, batch: Batch, number: int
 ) -> None:
     real = batch.mask
-    if g.dim() == 0:  # nothing downstream read it
-        g = torch.zeros(*h.shape[:2], weight.shape[0])
     units = part.units
-    masked = (torch.einsum("btd,dc->btc", g, weight) * h * real[..., None]).sum(1)
-    unit = masked.reshape(len(h), units, part.size).sum(-1)
     hs, gs = h[real], g[real]
     weights = gs.square().sum(1)
     each = found.get(part.name)
@@ -146,7 +145,10 @@ def _add(
         each.tokens.append(torch.zeros(real.shape))
     each.tokens[number] += g.square().sum(-1) * real  # layers that share weights come several times
     each.outputs += gs.T @ gs
-    each.moment += (hs * weights[:, None]).T @ hs
+    heavy = weights > 0  # of a [CLS] head's last layer only the first tokens are
+    add_gram(each.moment, hs[heavy] * weights[heavy, None], hs[heavy])
     each.weight += float(weights.sum())
-    each.fisher += unit.square().sum(0)
+    if weight is not None:
+        masked = (torch.einsum("btd,dc->btc", g, weight) * h * real[..., None]).sum(1)
+        each.fisher += masked.reshape(len(h), units, part.size).sum(-1).square().sum(0)
     each.energy += hs.square().reshape(len(hs), units, part.size).sum((0, 2))

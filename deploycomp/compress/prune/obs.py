@@ -20,6 +20,8 @@ __all__ = ["Removal", "inverse", "remove"]
 
 DAMPING = 1e-2
 """Share of the mean diagonal added to H (methods.md A)."""
+NOTHING = 1e-12
+"""Eigenvalues of G below this share of the largest are rounding."""
 
 
 @dataclass(frozen=True)
@@ -65,44 +67,51 @@ def remove(weight: Tensor, moment: Tensor, curvature: Tensor, *, size: int, step
     Returns:
         The order of removal and the predicted losses.
     """
-    w, g, h = weight.double().clone(), curvature.double(), inverse(moment)
-    units = weight.shape[1] // size
-    alive = torch.ones(units, dtype=torch.bool)
+    h, w = inverse(moment), _root(curvature.double()) @ weight.double()
+    left = torch.arange(weight.shape[1] // size)
     order: list[int] = []
     losses = [0.0]
-    while units - len(order) > down_to:
-        scores = _scores(w, h, g, size)
-        scores[~alive] = torch.inf
-        count = min(step, units - len(order) - down_to)
-        picked = torch.topk(scores, count, largest=False).indices
-        columns = (picked[:, None] * size + torch.arange(size)).flatten()
-        loss = max(0.0, float(_score(w, h, g, columns)))
+    while len(left) > down_to:
+        count = min(step, len(left) - down_to)
+        picked = torch.topk(_scores(w, h, size), count, largest=False).indices
+        columns = _columns(picked, size)
+        loss = max(0.0, float(_score(w, h, columns)))
         losses += [losses[-1] + loss * (number + 1) / count for number in range(count)]
-        _eliminate(w, h, columns)
-        alive[picked] = False
-        order += picked.tolist()
+        order += left[picked].tolist()
+        stays = torch.ones(len(left), dtype=torch.bool)
+        stays[picked] = False
+        w, h = _eliminate(w, h, columns, _columns(stays.nonzero().flatten(), size))
+        left = left[stays]
     return Removal(tuple(order), torch.tensor(losses, dtype=torch.float64))
 
 
-def _scores(w: Tensor, h: Tensor, g: Tensor, size: int) -> Tensor:
-    """½ tr(W_Sᵀ G W_S (H⁻¹_SS)⁻¹) of every unit."""
+def _root(curvature: Tensor) -> Tensor:
+    """R with Rᵀ R = G, without the rows that are next to nothing: tr(Wᵀ G W) is |R W|², and R W is computed once."""
+    values, vectors = torch.linalg.eigh(curvature)
+    seen = values > NOTHING * values[-1]
+    return values[seen].sqrt()[:, None] * vectors[:, seen].T
+
+
+def _columns(units: Tensor, size: int) -> Tensor:
+    return (units[:, None] * size + torch.arange(size)).flatten()
+
+
+def _scores(w: Tensor, h: Tensor, size: int) -> Tensor:
+    """½ tr(W_Sᵀ G W_S (H⁻¹_SS)⁻¹) of every unit that is left."""
     if size == 1:
-        return 0.5 * (w * (g @ w)).sum(0) / h.diagonal().clamp(min=1e-30)
+        return 0.5 * w.square().sum(0) / h.diagonal().clamp(min=1e-30)
     units = w.shape[1] // size
-    return torch.stack([_score(w, h, g, unit * size + torch.arange(size)) for unit in range(units)])
+    return torch.stack([_score(w, h, unit * size + torch.arange(size)) for unit in range(units)])
 
 
-def _score(w: Tensor, h: Tensor, g: Tensor, columns: Tensor) -> Tensor:
+def _score(w: Tensor, h: Tensor, columns: Tensor) -> Tensor:
     removed = w[:, columns]
-    inner = removed.T @ (g @ removed)
-    return 0.5 * torch.linalg.solve(h[columns][:, columns], inner).diagonal().sum()
+    return 0.5 * torch.linalg.solve(h[columns][:, columns], removed.T @ removed).diagonal().sum()
 
 
-def _eliminate(w: Tensor, h: Tensor, columns: Tensor) -> None:
-    """Remove columns in place: they become zero in W, and those of lone ones in H⁻¹."""
-    rows = torch.linalg.solve(h[columns][:, columns], h[columns])
-    w -= w[:, columns] @ rows
-    h -= h[:, columns] @ rows
-    w[:, columns] = 0
-    h[columns], h[:, columns] = 0, 0
-    h[columns, columns] = 1
+def _eliminate(w: Tensor, h: Tensor, columns: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left of W and H⁻¹ without some columns."""
+    rows = torch.linalg.solve(h[columns][:, columns], h[columns][:, stay])
+    return torch.addmm(w[:, stay], w[:, columns], rows, alpha=-1), torch.addmm(
+        h[stay][:, stay], h[stay][:, columns], rows, alpha=-1
+    )

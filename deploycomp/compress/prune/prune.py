@@ -12,8 +12,10 @@ Iteration is worth more than any score: TextPruner gains 46 points at 2x by 16 r
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +24,14 @@ from torch import Tensor
 
 from deploycomp.compress.answers import Answers, mean_divergence
 from deploycomp.compress.batches import Batch
+from deploycomp.compress.parking import Parked, park
 from deploycomp.compress.prune.allocate import allocate, predicted_losses, uniform, unit_scores
 from deploycomp.compress.prune.costs import Costs
 from deploycomp.compress.prune.curvature import Curvature, measure
 from deploycomp.compress.prune.rebuild import choose, rebuild, record_sums
 from deploycomp.compress.prune.sublayers import Sublayer, sublayers
 from deploycomp.models.model import TorchModel
+from deploycomp.runtime.session import trim_memory
 
 __all__ = ["Method", "Pruned", "prune"]
 
@@ -79,10 +83,17 @@ class Pruner:
         held_out: Rows that judge choices.
         costs: Of the whole model.
         method: How.
+        scratch: An existing folder for what would fill the memory: the teacher while its students are cut, its sums.
     """
 
     def __init__(
-        self, model: TorchModel, batches: Sequence[Batch], held_out: Sequence[Batch], costs: Costs, method: Method
+        self,
+        model: TorchModel,
+        batches: Sequence[Batch],
+        held_out: Sequence[Batch],
+        costs: Costs,
+        method: Method,
+        scratch: Path,
     ):
         self.batches, self.held_out, self.costs, self.method = batches, held_out, costs, method
         self.model = model.fork()
@@ -90,8 +101,12 @@ class Pruner:
         self.soft = Answers(model, temperature=TEMPERATURE)
         self.teacher = self.answers.record(model.module, held_out)
         self.whole = sublayers(model.module, model.anatomy)
-        self.targets = record_sums(self.answers, model.module, self.whole, batches) if method.compensate else {}
-        self.before = self.model
+        sums = record_sums(self.answers, model.module, self.whole, batches) if method.compensate else {}
+        self.targets = Parked(sums, scratch / "sums.safetensors")
+        self.parking: Path | None = scratch / "teacher.safetensors"
+        """Where the teacher is to lie once there is a student that has not its weights."""
+        self.source = model
+        self.before, self.seed = self.model, 0
         """As it was before the last `advance`, which saw this curvature and these losses, and liked these weights."""
         self.seen: Mapping[str, Curvature] = {}
         self.losses: dict[float, dict[str, np.ndarray]] = {}
@@ -110,7 +125,10 @@ class Pruner:
         """Measure every sublayer of the student, those that are not cut too: their fit needs the tokens' weights."""
         anatomy = self.model.anatomy
         every = sublayers(self.model.module, anatomy)
-        return measure(self.soft, self.model.module, [anatomy.embeddings["word"]], every, self.batches, seed=seed)
+        return measure(
+            self.soft, self.model.module, [anatomy.embeddings["word"]], every, self.batches,
+            seed=seed, masks=self.method.score == "mask",
+        )  # fmt: skip
 
     def advance(self, budget: float, seed: int, *, mutations: int = 0) -> dict[str, Any]:
         """Cut the student down to a budget.
@@ -126,7 +144,7 @@ class Pruner:
         Raises:
             ValueError: Nothing that is left can be so cheap.
         """
-        self.before, self.seen, self.losses = self.model, self.curvature(seed), {}
+        self.before, self.seed, self.seen, self.losses = self.model, seed, {}, {}
         draw = np.random.default_rng(seed)
         names = [part.name for part in self.parts()]
         mutants = np.exp(MUTATION * draw.standard_normal((mutations, len(names))))
@@ -154,20 +172,33 @@ class Pruner:
             if not tried[-1] >= min(tried[:-1], default=float("inf")):
                 best, self.weights = self.model, weights
         self.model = best
+        if self.parking is not None:
+            park(self.source.module, self.parking)
+            self.parking = None
+        trim_memory()
         return {"cost": self.costs.total(self.levels()), "divergence": min(tried), "tried": tried}
 
     def _allocation(self, budget: float, weights: Mapping[str, float]) -> dict[str, int] | None:
         parts = self.parts()
-        if self.method.allocation == "uniform":
-            return uniform(parts, self._left(), budget)
         for floor in (FLOOR, 0.0) if self.method.rounds > 1 else (0.0,):
             if floor not in self.losses:
-                score = self.method.score
-                self.losses[floor] = predicted_losses(self.model.module, parts, self.seen, score=score, floor=floor)
+                self.losses[floor] = self._look(parts, floor)
+            if self.method.allocation == "uniform":
+                return uniform(parts, self._left(), budget)
             levels = allocate(parts, self.losses[floor], self._left(), budget, weights=weights)
             if levels is not None:
                 return levels
         return None
+
+    def _look(self, parts: Sequence[Sublayer], floor: float) -> dict[str, np.ndarray]:
+        """Predict losses; of what they come from, second moments do not stay: they are as large as the model."""
+        seen = self.curvature(self.seed)
+        trim_memory()
+        losses: dict[str, np.ndarray] = {}
+        if self.method.allocation != "uniform":
+            losses = predicted_losses(self.model.module, parts, seen, score=self.method.score, floor=floor)
+        self.seen = {name: replace(each, moment=torch.empty(0)) for name, each in seen.items()}
+        return losses
 
     def _cut(self, levels: Mapping[str, int], curvature: Mapping[str, Curvature]) -> None:
         every = {part.name: part.units for part in sublayers(self.model.module, self.model.anatomy)}
@@ -179,7 +210,7 @@ class Pruner:
 
     def finish(self) -> TorchModel:
         """Give the student weights of its own, so that they may be changed in place, and return it."""
-        self.model = replace(self.model, module=copy.deepcopy(self.model.module))
+        self.model = self.before = replace(self.model, module=copy.deepcopy(self.model.module))
         return self.model
 
     def levels(self) -> dict[str, int]:
@@ -214,6 +245,7 @@ def prune(
     budget: float,
     *,
     method: Method | None = None,
+    scratch: Path | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Pruned:
     """Prune a model to a budget.
@@ -225,13 +257,17 @@ def prune(
         costs: Of the whole model.
         budget: What the result may cost, in the unit of *costs*.
         method: How.
+        scratch: A folder for what would fill the memory, see `Pruner`; by default one of the system's.
         progress: Called with a message and the share that is done.
 
     Returns:
         The pruned model, a copy.
     """
+    if scratch is None:
+        with tempfile.TemporaryDirectory(prefix="deploycomp-") as made:
+            return prune(model, batches, held_out, costs, budget, method=method, scratch=Path(made), progress=progress)
     method = method or Method()
-    pruner = Pruner(model, batches, held_out, costs, method)
+    pruner = Pruner(model, batches, held_out, costs, method, scratch)
     trail: list[dict[str, Any]] = []
     start = costs.total(pruner.levels())
     for number in range(1, method.rounds + 1):

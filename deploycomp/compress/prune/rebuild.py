@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from deploycomp.compress.answers import Answers
 from deploycomp.compress.batches import Batch
+from deploycomp.compress.grams import add_gram, fill_gram
 from deploycomp.compress.prune import obs
 from deploycomp.compress.prune.curvature import Curvature
 from deploycomp.compress.prune.sublayers import Sublayer, sublayers, watch, watch_sum
@@ -135,7 +136,7 @@ class _Stop(Exception):
 
 
 class Walk:
-    """A model run from one layer to the next: layers below are not computed again, their output is kept.
+    """A model run from one layer to the next: those below are not computed again, what the next is called with is kept.
 
     Args:
         answers: How the model is run.
@@ -148,11 +149,12 @@ class Walk:
         self.answers, self.module, self.batches = answers, module, batches
         self.layers = [module.get_submodule(layer.path) for layer in anatomy.layers]
         self.shared = anatomy.shared_layers
-        self.at, self.hidden = 0, [torch.zeros(0)] * len(batches)
+        self.at = -1
+        self.calls: list[_Call] = [((), {})] * len(batches)
 
     def sums(self, part: Sublayer) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs of a sublayer's projection and its sum, for each batch."""
-        self._climb(0 if self.shared else part.layer)
+        self._climb(part.layer)
         for place in range(len(self.batches)):
             inputs: list[Tensor] = []
             found: list[Tensor] = []
@@ -171,39 +173,60 @@ class Walk:
         """Yield what goes into a submodule of a layer, for each batch."""
         self._climb(layer)
         for place in range(len(self.batches)):
-            yield self._input_of(self.module.get_submodule(path), place)
+            with _until(self.module.get_submodule(path)) as calls:
+                self._run(place)
+            yield _hidden(*calls[0])
 
     def _climb(self, layer: int) -> None:
-        """Move the kept hidden states up to the input of *layer*."""
-        while self.at < layer:
+        """Move what is kept up to the call of *layer*; a layer that is called again and again is run with the rest."""
+        while self.at < layer and not self.shared:
             above = self.layers[self.at + 1]
-            for place in range(len(self.batches)):
-                self.hidden[place] = self._input_of(above, place)
+            self.calls = [self._call_of(above, place) for place in range(len(self.batches))]
             self.at += 1
 
-    def _input_of(self, part: nn.Module, place: int) -> Tensor:
-        found: list[Tensor] = []
-
-        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found.append(args[0] if args else kwargs["hidden_states"])
-            raise _Stop
-
-        handle = part.register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            self._run(place)
-        finally:
-            handle.remove()
-        return found[0]
-
-    def _run(self, place: int) -> None:
-        """Run one batch from the layer where the walk is."""
+    def _call_of(self, above: nn.Module, place: int) -> _Call:
+        """What the model calls the next layer with: some do things of their own between two."""
         with contextlib.ExitStack() as stack, torch.inference_mode():
-            if self.at:
+            calls = stack.enter_context(_until(above))
+            if self.at >= 0:
                 for layer in self.layers[: self.at]:
                     stack.enter_context(_passing(layer))
-                stack.enter_context(_feeding(self.layers[self.at], self.hidden[place]))
-            with contextlib.suppress(_Stop):
+                stack.enter_context(_feeding(self.layers[self.at], _hidden(*self.calls[place])))
+            self.answers.of(self.module, self.batches[place])
+        return calls[0]
+
+    def _run(self, place: int) -> None:
+        """Run one batch through the layer where the walk is."""
+        with torch.inference_mode(), contextlib.suppress(_Stop):
+            if self.shared:
                 self.answers.of(self.module, self.batches[place])
+            else:
+                args, kwargs = self.calls[place]
+                self.layers[self.at](*args, **kwargs)
+
+
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@contextlib.contextmanager
+def _until(part: nn.Module) -> Iterator[list[_Call]]:
+    """End what is run within where a submodule is called, and keep what it is called with."""
+    found: list[_Call] = []
+
+    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append((args, kwargs))
+        raise _Stop
+
+    handle = part.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        with contextlib.suppress(_Stop):
+            yield found
+    finally:
+        handle.remove()
+
+
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return args[0] if args else kwargs["hidden_states"]
 
 
 def _as_returned(layer: str, hidden: Tensor) -> Any:
@@ -218,7 +241,7 @@ def _passing(layer: Any) -> Iterator[None]:
     """Let a layer hand its input on."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = _hidden(args, kwargs)
         beside = _BESIDE.get(type(layer).__name__)
         return hidden if beside is None else (hidden, *beside)
 
@@ -267,10 +290,11 @@ def _observe(walk: Walk, part: Sublayer, targets: Sequence[Tensor] | None, curve
         real = batch.mask
         weights = (EVEN + (1 - EVEN) * tokens[real])[:, None]
         h = torch.cat([inputs[real], torch.ones(int(real.sum()), 1)], 1)
-        gram += (h * weights).T @ h
+        weighted = h * weights
+        add_gram(gram, weighted, h)
         if target is not None:
-            missing += (h * weights).T @ (target.float() - student)[real]
-    return _Seen(gram.double(), missing.double())
+            missing.addmm_(weighted.T, (target.float() - student)[real])
+    return _Seen(fill_gram(gram).double(), missing.double())
 
 
 def _cut(
@@ -298,8 +322,8 @@ def _fit(module: nn.Module, anatomy: Anatomy, plan: Plan, part: Sublayer, seen: 
     count = gram.shape[0] - 1
     if count:
         gram.diagonal()[:count] += RIDGE * gram.diagonal()[:count].mean()
-    solution = torch.linalg.solve(gram, seen.missing)
-    projection = linear(module, part.projection)
+    solution = torch.cholesky_solve(seen.missing, torch.linalg.cholesky(gram))
+    projection: Any = linear(module, part.projection)
     if projection.bias is None:
         plan = apply(module, anatomy, plan, Bias(part.projection))
     if count:  # parameters are replaced, not changed: others may share them
