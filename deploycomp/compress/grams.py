@@ -1,12 +1,11 @@
-"""Second moments Σ w x xᵀ over tokens: symmetric, so little more than one half of them is computed."""
+"""Second moments Σ w x xᵀ over tokens: symmetric, so little more than one half of them is computed and kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+import torch
 from torch import Tensor
 
-__all__ = ["add_gram", "fill_gram"]
+__all__ = ["Gram"]
 
 BLOCKS = 4
 """Along each side; of 16 blocks, 10 are computed."""
@@ -14,25 +13,29 @@ LEAST = 128
 """Products with fewer columns run at a lower rate than they save."""
 
 
-def add_gram(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add leftᵀ right, which must be symmetric, to the blocks on and above the diagonal.
+class Gram:
+    """Sum of xᵀ x, as blocks of rows from the diagonal on.
 
     Args:
-        total: [columns, columns], changed in place; `fill_gram` makes it whole after the last call.
-        left, right: [tokens, columns]: of one of them each token is weighted.
+        columns: Of x.
     """
-    for begin, end in _blocks(len(total)):
-        total[begin:end, begin:].addmm_(left[:, begin:end].T, right[:, begin:])
 
+    def __init__(self, columns: int):
+        size = max(LEAST, -(-columns // BLOCKS))
+        self.begins = range(0, columns, size)
+        self.blocks = [torch.zeros(min(size, columns - begin), columns - begin) for begin in self.begins]
+        self.columns = columns
 
-def fill_gram(total: Tensor) -> Tensor:
-    """Copy what is above the diagonal to below it, in place, and return it."""
-    for begin, end in _blocks(len(total)):
-        total[end:, begin:end] = total[begin:end, end:].T
-    return total
+    def add(self, left: Tensor, right: Tensor) -> None:
+        """Add leftᵀ right, [tokens, columns] each, which differ in the weights of tokens only."""
+        for begin, block in zip(self.begins, self.blocks, strict=True):
+            block.addmm_(left[:, begin : begin + len(block)].T, right[:, begin:])
 
-
-def _blocks(columns: int) -> Iterator[tuple[int, int]]:
-    size = max(LEAST, -(-columns // BLOCKS))
-    for begin in range(0, columns, size):
-        yield begin, min(begin + size, columns)
+    def full(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The whole matrix, [columns, columns]."""
+        whole = torch.empty(self.columns, self.columns, dtype=dtype)
+        for begin, block in zip(self.begins, self.blocks, strict=True):
+            end = begin + len(block)
+            whole[begin:end, begin:] = block
+            whole[end:, begin:end] = block[:, len(block) :].T
+        return whole

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-__all__ = ["Parked", "park"]
+__all__ = ["Parked", "Parking"]
 
 
 class Parked(Mapping[str, list[Tensor]]):
@@ -43,21 +43,30 @@ def _key(name: str, place: int) -> str:
     return f"{name}/{place}"
 
 
-def park(module: nn.Module, file: Path) -> None:
-    """Let a module's parameters lie in a file that is mapped: what nobody looks at takes no memory.
+class Parking:
+    """A module's parameters in a file that is mapped: what nobody has looked at since `rest` takes no memory.
 
-    They stay what they are to everyone, values that change are private, and the file may be deleted at once. Nothing is
-    parked on Windows, which deletes no file that is mapped.
+    They stay the same parameters to everyone who has them. Nobody may change their values before the last `rest`; their
+    changes would be private and lost. Nothing is parked on Windows, which deletes no file that is mapped.
 
     Args:
         module: Whose parameters.
-        file: A safetensors file to write.
+        file: A safetensors file to write; it may be deleted after the last `rest`.
     """
-    from safetensors.torch import load_file, save_file
 
-    if os.name == "nt":
-        return
-    own = dict(module.named_parameters())
-    save_file({name: parameter.detach().contiguous() for name, parameter in own.items()}, file)
-    for name, mapped in load_file(file).items():
-        own[name].data = mapped
+    def __init__(self, module: nn.Module, file: Path):
+        from safetensors.torch import save_file
+
+        self._own = {} if os.name == "nt" else dict(module.named_parameters())
+        self._file = file
+        if self._own:
+            file.unlink(missing_ok=True)  # who has mapped what was there keeps it
+            save_file({name: parameter.detach().contiguous() for name, parameter in self._own.items()}, file)
+        self.rest()
+
+    def rest(self) -> None:
+        """Let go of what was looked at: map the file anew."""
+        from safetensors.torch import load_file
+
+        for name, mapped in (load_file(self._file) if self._own else {}).items():
+            self._own[name].data = mapped

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from deploycomp.compress.answers import Answers
 from deploycomp.compress.batches import Batch
-from deploycomp.compress.grams import add_gram, fill_gram
 from deploycomp.compress.prune.sublayers import watch
 
 __all__ = ["Moments", "measure_moments"]
@@ -108,7 +107,7 @@ class _Sums:
                 mean.copy_(inputs)
             else:
                 weighted = x[real] * weight[real][:, None]
-                add_gram(inputs, x[real], weighted)
+                inputs += x[real].T @ weighted
                 mean += weighted.sum(0)
         self.gradients += g[real].T @ g[real]
         if self.embedding:
@@ -122,9 +121,6 @@ class _Sums:
     def moments(self, rows: int) -> Moments:
         even = self.even if self.weight else 1.0  # the loss may look at no token
         shares = (even / max(self.tokens, 1), (1 - even) / (self.weight or 1.0))
-        if not self.embedding:
-            for each in self.inputs:
-                fill_gram(each)
         inputs, mean = (
             torch.stack([each.double() * share for each, share in zip(pair, shares, strict=False)]).sum(0)
             for pair in (self.inputs, self.means)

@@ -17,11 +17,15 @@ from torch import Tensor, nn
 
 from deploycomp.compress.answers import Answers
 from deploycomp.compress.batches import Batch
-from deploycomp.compress.grams import add_gram, fill_gram
+from deploycomp.compress.grams import Gram
 from deploycomp.compress.prune.sublayers import Sublayer, watch
 from deploycomp.models.surgery import linear
+from deploycomp.runtime.session import trim_memory
 
 __all__ = ["Curvature", "measure"]
+
+TRIM_EVERY = 4
+"""Batches: what a shorter one left behind is too small for a longer one."""
 
 
 @dataclass
@@ -30,18 +34,24 @@ class Curvature:
 
     Args:
         outputs: E[g gᵀ] summed over the tokens of a row, [hidden, hidden].
-        moment: E[w h hᵀ] with weights of mean 1, [columns, columns].
+        inputs: Σ w h hᵀ over tokens; let go of where only the rest is needed, it is as large as the model.
         fisher: Mean squared gradient of each unit's mask, [units]; zero where it was not wanted.
         energy: E[h²] of each unit's columns, [units].
         tokens: How much each token matters, mean 1, [rows, tokens] for each batch.
     """
 
     outputs: Tensor
-    moment: Tensor
+    inputs: Gram | None
     fisher: Tensor
     energy: Tensor
     tokens: list[Tensor] = field(default_factory=list[Tensor])
     weight: float = 0.0
+
+    @property
+    def moment(self) -> Tensor:
+        """E[w h hᵀ] with weights of mean 1, [columns, columns]."""
+        assert self.inputs is not None
+        return self.inputs.full().div_(max(self.weight, 1e-30))
 
 
 class _Tap:
@@ -112,6 +122,8 @@ def measure(
             weight = linear(module, part.projection).weight if masks else None
             for h, g in zip(taps[part.name].inputs, taps[part.name].gradients, strict=True):
                 _add(found, part, weight, h, g, batch, number)
+        if number % TRIM_EVERY == 0:
+            trim_memory()
         if progress is not None:
             progress((number + 1) / len(batches))
     tokens = sum(int(batch.mask.sum()) for batch in batches)
@@ -119,7 +131,6 @@ def measure(
         each.tokens = [weights * tokens / max(each.weight, 1e-30) for weights in each.tokens]
         each.outputs /= rows
         each.fisher /= rows
-        each.moment = fill_gram(each.moment).div_(max(each.weight, 1e-30))
         each.energy /= tokens
     return found
 
@@ -139,14 +150,15 @@ def _add(
     if each is None:
         columns = h.shape[-1]
         each = found[part.name] = Curvature(
-            torch.zeros(g.shape[-1], g.shape[-1]), torch.zeros(columns, columns), torch.zeros(units), torch.zeros(units)
+            torch.zeros(g.shape[-1], g.shape[-1]), Gram(columns), torch.zeros(units), torch.zeros(units)
         )
     if len(each.tokens) == number:
         each.tokens.append(torch.zeros(real.shape))
     each.tokens[number] += g.square().sum(-1) * real  # layers that share weights come several times
     each.outputs += gs.T @ gs
     heavy = weights > 0  # of a [CLS] head's last layer only the first tokens are
-    add_gram(each.moment, hs[heavy] * weights[heavy, None], hs[heavy])
+    assert each.inputs is not None
+    each.inputs.add(hs[heavy] * weights[heavy, None], hs[heavy])
     each.weight += float(weights.sum())
     if weight is not None:
         masked = (torch.einsum("btd,dc->btc", g, weight) * h * real[..., None]).sum(1)

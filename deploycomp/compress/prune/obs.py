@@ -22,6 +22,8 @@ DAMPING = 1e-2
 """Share of the mean diagonal added to H (methods.md A)."""
 NOTHING = 1e-12
 """Eigenvalues of G below this share of the largest are rounding."""
+CROWDED = 0.75
+"""Share of columns that are left below which those that are gone are taken out of the way: copying costs time, too."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,11 @@ def inverse(moment: Tensor, *, damping: float = DAMPING) -> Tensor:
     Returns:
         [columns, columns], float64.
     """
-    matrix = moment.double()
-    mean = matrix.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    matrix = matrix + damping * mean * torch.eye(len(matrix), dtype=torch.float64)
-    return torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    matrix = moment.to(torch.float64, copy=True)
+    diagonal = matrix.diagonal()
+    diagonal += damping * diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
+    matrix = torch.linalg.cholesky(matrix)
+    return torch.cholesky_inverse(matrix)
 
 
 def remove(weight: Tensor, moment: Tensor, curvature: Tensor, *, size: int, step: int = 1, down_to: int = 0) -> Removal:
@@ -68,20 +71,22 @@ def remove(weight: Tensor, moment: Tensor, curvature: Tensor, *, size: int, step
         The order of removal and the predicted losses.
     """
     h, w = inverse(moment), _root(curvature.double()) @ weight.double()
-    left = torch.arange(weight.shape[1] // size)
+    left, alive = torch.arange(weight.shape[1] // size), torch.ones(weight.shape[1] // size, dtype=torch.bool)
     order: list[int] = []
     losses = [0.0]
-    while len(left) > down_to:
-        count = min(step, len(left) - down_to)
-        picked = torch.topk(_scores(w, h, size), count, largest=False).indices
+    while (rest := int(alive.sum()) - down_to) > 0:
+        if int(alive.sum()) < CROWDED * len(alive):
+            columns = _columns(alive.nonzero().flatten(), size)
+            w, h = w[:, columns], h[columns][:, columns]
+            left, alive = left[alive], alive[alive]
+        count = min(step, rest)
+        picked = torch.topk(_scores(w, h, size).masked_fill(~alive, torch.inf), count, largest=False).indices
         columns = _columns(picked, size)
         loss = max(0.0, float(_score(w, h, columns)))
         losses += [losses[-1] + loss * (number + 1) / count for number in range(count)]
+        _eliminate(w, h, columns)
+        alive[picked] = False
         order += left[picked].tolist()
-        stays = torch.ones(len(left), dtype=torch.bool)
-        stays[picked] = False
-        w, h = _eliminate(w, h, columns, _columns(stays.nonzero().flatten(), size))
-        left = left[stays]
     return Removal(tuple(order), torch.tensor(losses, dtype=torch.float64))
 
 
@@ -97,7 +102,7 @@ def _columns(units: Tensor, size: int) -> Tensor:
 
 
 def _scores(w: Tensor, h: Tensor, size: int) -> Tensor:
-    """½ tr(W_Sᵀ G W_S (H⁻¹_SS)⁻¹) of every unit that is left."""
+    """½ tr(W_Sᵀ G W_S (H⁻¹_SS)⁻¹) of every unit."""
     if size == 1:
         return 0.5 * w.square().sum(0) / h.diagonal().clamp(min=1e-30)
     units = w.shape[1] // size
@@ -109,9 +114,12 @@ def _score(w: Tensor, h: Tensor, columns: Tensor) -> Tensor:
     return 0.5 * torch.linalg.solve(h[columns][:, columns], removed.T @ removed).diagonal().sum()
 
 
-def _eliminate(w: Tensor, h: Tensor, columns: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
-    """What is left of W and H⁻¹ without some columns."""
-    rows = torch.linalg.solve(h[columns][:, columns], h[columns][:, stay])
-    return torch.addmm(w[:, stay], w[:, columns], rows, alpha=-1), torch.addmm(
-        h[stay][:, stay], h[stay][:, columns], rows, alpha=-1
-    )
+def _eliminate(w: Tensor, h: Tensor, columns: Tensor) -> None:
+    """Remove columns in place: they become zero in W, and those of lone ones in H⁻¹."""
+    lost, row = w[:, columns], h[columns]
+    rows = torch.linalg.solve(row[:, columns], row)
+    w.addmm_(lost, rows, alpha=-1)
+    h.addmm_(row.T, rows, alpha=-1)
+    w[:, columns] = 0
+    h[columns], h[:, columns] = 0, 0
+    h[columns, columns] = 1

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from deploycomp.compress.answers import Answers, mean_divergence
 from deploycomp.compress.batches import Batch
-from deploycomp.compress.parking import Parked, park
+from deploycomp.compress.parking import Parked, Parking
 from deploycomp.compress.prune.allocate import allocate, predicted_losses, uniform, unit_scores
 from deploycomp.compress.prune.costs import Costs
 from deploycomp.compress.prune.curvature import Curvature, measure
@@ -103,9 +103,8 @@ class Pruner:
         self.whole = sublayers(model.module, model.anatomy)
         sums = record_sums(self.answers, model.module, self.whole, batches) if method.compensate else {}
         self.targets = Parked(sums, scratch / "sums.safetensors")
-        self.parking: Path | None = scratch / "teacher.safetensors"
-        """Where the teacher is to lie once there is a student that has not its weights."""
-        self.source = model
+        self.scratch, self.parkings = scratch, list[Parking]()
+        """Of the teacher, whose weights the first student has, and of the student that is cut now."""
         self.before, self.seed = self.model, 0
         """As it was before the last `advance`, which saw this curvature and these losses, and liked these weights."""
         self.seen: Mapping[str, Curvature] = {}
@@ -172,10 +171,6 @@ class Pruner:
             if not tried[-1] >= min(tried[:-1], default=float("inf")):
                 best, self.weights = self.model, weights
         self.model = best
-        if self.parking is not None:
-            park(self.source.module, self.parking)
-            self.parking = None
-        trim_memory()
         return {"cost": self.costs.total(self.levels()), "divergence": min(tried), "tried": tried}
 
     def _allocation(self, budget: float, weights: Mapping[str, float]) -> dict[str, int] | None:
@@ -193,18 +188,29 @@ class Pruner:
     def _look(self, parts: Sequence[Sublayer], floor: float) -> dict[str, np.ndarray]:
         """Predict losses; of what they come from, second moments do not stay: they are as large as the model."""
         seen = self.curvature(self.seed)
-        trim_memory()
+        if not self.losses:
+            file = self.scratch / ("student.safetensors" if self.parkings else "teacher.safetensors")
+            self.parkings = [*self.parkings[:1], Parking(self.before.module, file)]
+        self._rest()
         losses: dict[str, np.ndarray] = {}
-        if self.method.allocation != "uniform":
-            losses = predicted_losses(self.model.module, parts, seen, score=self.method.score, floor=floor)
-        self.seen = {name: replace(each, moment=torch.empty(0)) for name, each in seen.items()}
+        for part in parts if self.method.allocation != "uniform" else ():
+            losses |= predicted_losses(self.model.module, [part], seen, score=self.method.score, floor=floor)
+            seen[part.name].inputs = None
+        self.seen = {name: replace(each, inputs=None) for name, each in seen.items()}
         return losses
+
+    def _rest(self) -> None:
+        """Let go of weights that were looked at, and of what was freed."""
+        for each in self.parkings:
+            each.rest()
+        trim_memory()
 
     def _cut(self, levels: Mapping[str, int], curvature: Mapping[str, Curvature]) -> None:
         every = {part.name: part.units for part in sublayers(self.model.module, self.model.anatomy)}
         plan = rebuild(
             self.answers, self.model.module, self.model.anatomy, self.model.plan, self.batches, self.targets, curvature,
             every | dict(levels), chooser=self._chooser(), compensate=self.method.compensate,
+            progress=lambda _share: self._rest(),
         )  # fmt: skip
         self.model = replace(self.model, plan=plan)
 

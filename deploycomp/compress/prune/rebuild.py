@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from deploycomp.compress.answers import Answers
 from deploycomp.compress.batches import Batch
-from deploycomp.compress.grams import add_gram, fill_gram
+from deploycomp.compress.grams import Gram
 from deploycomp.compress.prune import obs
 from deploycomp.compress.prune.curvature import Curvature
 from deploycomp.compress.prune.sublayers import Sublayer, sublayers, watch, watch_sum
@@ -283,7 +283,7 @@ class _Seen:
 def _observe(walk: Walk, part: Sublayer, targets: Sequence[Tensor] | None, curve: Curvature) -> _Seen:
     """Run the student up to a sublayer's sum and gather what least squares needs; no targets: nothing is missing."""
     columns = part.units * part.size
-    gram, missing = torch.zeros(columns + 1, columns + 1), torch.zeros(columns + 1, len(curve.outputs))
+    gram, missing = Gram(columns + 1), torch.zeros(columns + 1, len(curve.outputs))
     for (inputs, student), target, tokens, batch in zip(
         walk.sums(part), targets or repeat(None), curve.tokens, walk.batches, strict=False
     ):
@@ -291,10 +291,10 @@ def _observe(walk: Walk, part: Sublayer, targets: Sequence[Tensor] | None, curve
         weights = (EVEN + (1 - EVEN) * tokens[real])[:, None]
         h = torch.cat([inputs[real], torch.ones(int(real.sum()), 1)], 1)
         weighted = h * weights
-        add_gram(gram, weighted, h)
+        gram.add(weighted, h)
         if target is not None:
             missing.addmm_(weighted.T, (target.float() - student)[real])
-    return _Seen(fill_gram(gram).double(), missing.double())
+    return _Seen(gram.full(torch.float64), missing.double())
 
 
 def _cut(
