@@ -118,6 +118,8 @@ def test_the_last_round_is_done_again_from_where_it_began(model, tmp_path):
     larger = pruner.redo(0.7 * costs.whole)
     assert first["cost"] < larger["cost"] <= 0.7 * costs.whole
     assert all(pruner.levels()[name] <= units for name, units in began.items())
+    assert all(each.inputs is None for each in pruner.seen.values())  # the largest of all there is
+    assert len(pruner.parkings) == 2
 
 
 def test_a_student_shares_no_weight_that_it_changes(model):

@@ -47,13 +47,19 @@ def inverse(moment: Tensor, *, damping: float = DAMPING) -> Tensor:
         damping: Share of the mean diagonal that is added.
 
     Returns:
-        [columns, columns], float64.
+        [columns, columns], in the type of H; in float64 where float32 is too coarse for it.
     """
-    matrix = moment.to(torch.float64, copy=True)
+    root, failed = torch.linalg.cholesky_ex(_damped(moment.clone(), damping))
+    if failed:
+        root = torch.linalg.cholesky(_damped(moment.to(torch.float64, copy=True), damping))
+    return torch.cholesky_inverse(root)
+
+
+def _damped(matrix: Tensor, damping: float) -> Tensor:
+    """Add to the diagonal, in place."""
     diagonal = matrix.diagonal()
     diagonal += damping * diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
-    matrix = torch.linalg.cholesky(matrix)
-    return torch.cholesky_inverse(matrix)
+    return matrix
 
 
 def remove(weight: Tensor, moment: Tensor, curvature: Tensor, *, size: int, step: int = 1, down_to: int = 0) -> Removal:
@@ -70,7 +76,8 @@ def remove(weight: Tensor, moment: Tensor, curvature: Tensor, *, size: int, step
     Returns:
         The order of removal and the predicted losses.
     """
-    h, w = inverse(moment), _root(curvature.double()) @ weight.double()
+    h = inverse(moment)
+    w = (_root(curvature.double()) @ weight.double()).to(h.dtype)
     left, alive = torch.arange(weight.shape[1] // size), torch.ones(weight.shape[1] // size, dtype=torch.bool)
     order: list[int] = []
     losses = [0.0]

@@ -103,6 +103,8 @@ class Pruner:
         self.whole = sublayers(model.module, model.anatomy)
         sums = record_sums(self.answers, model.module, self.whole, batches) if method.compensate else {}
         self.targets = Parked(sums, scratch / "sums.safetensors")
+        del sums
+        trim_memory()
         self.scratch, self.parkings = scratch, list[Parking]()
         """Of the teacher, whose weights the first student has, and of the student that is cut now."""
         self.before, self.seed = self.model, 0
@@ -118,6 +120,7 @@ class Pruner:
 
     def divergence(self) -> float:
         """Loss of the student on held-out rows."""
+        self._rest()
         return mean_divergence(self.answers, self.model.module, self.held_out, self.teacher)
 
     def curvature(self, seed: int) -> dict[str, Curvature]:
@@ -187,6 +190,7 @@ class Pruner:
 
     def _look(self, parts: Sequence[Sublayer], floor: float) -> dict[str, np.ndarray]:
         """Predict losses; of what they come from, second moments do not stay: they are as large as the model."""
+        self._rest()
         seen = self.curvature(self.seed)
         if not self.losses:
             file = self.scratch / ("student.safetensors" if self.parkings else "teacher.safetensors")
@@ -206,6 +210,7 @@ class Pruner:
         trim_memory()
 
     def _cut(self, levels: Mapping[str, int], curvature: Mapping[str, Curvature]) -> None:
+        self._rest()
         every = {part.name: part.units for part in sublayers(self.model.module, self.model.anatomy)}
         plan = rebuild(
             self.answers, self.model.module, self.model.anatomy, self.model.plan, self.batches, self.targets, curvature,

@@ -43,7 +43,7 @@ Chooser = Callable[[Sublayer, Tensor, Tensor, Curvature, int], list[int]]
 def choose(part: Sublayer, weight: Tensor, moment: Tensor, curvature: Curvature, kept: int) -> list[int]:
     """Keep the units that the brain surgeon leaves."""
     step = max(1, part.units // 64)
-    removal = obs.remove(weight, moment, curvature.outputs, size=part.size, step=step, down_to=kept)
+    removal = obs.remove(weight, moment.float(), curvature.outputs, size=part.size, step=step, down_to=kept)
     gone = set(removal.order)
     return [unit for unit in range(part.units) if unit not in gone]
 
@@ -181,7 +181,8 @@ class Walk:
         """Move what is kept up to the call of *layer*; a layer that is called again and again is run with the rest."""
         while self.at < layer and not self.shared:
             above = self.layers[self.at + 1]
-            self.calls = [self._call_of(above, place) for place in range(len(self.batches))]
+            for place in range(len(self.batches)):
+                self.calls[place] = self._call_of(above, place)
             self.at += 1
 
     def _call_of(self, above: nn.Module, place: int) -> _Call:
@@ -309,7 +310,7 @@ def _cut(
     rows = torch.cat([columns, torch.tensor([last])])
     missing = seen.missing + seen.gram[:, lost] @ weight[:, lost].T
     plan = apply(module, anatomy, plan, part.cut(kept))
-    return plan, _Seen(seen.gram[rows][:, rows], missing[rows])
+    return plan, _Seen(seen.gram[rows[:, None], rows], missing[rows])
 
 
 def _columns(units: Sequence[int], size: int) -> Tensor:
@@ -317,14 +318,15 @@ def _columns(units: Sequence[int], size: int) -> Tensor:
 
 
 def _fit(module: nn.Module, anatomy: Anatomy, plan: Plan, part: Sublayer, seen: _Seen) -> Plan:
-    """Add the ridge solution of what is missing to the projection."""
-    gram = seen.gram.clone()
+    """Add the ridge solution of what is missing to the projection; the sums are used up."""
+    gram = seen.gram
     count = gram.shape[0] - 1
     if count:
         gram.diagonal()[:count] += RIDGE * gram.diagonal()[:count].mean()
     solution = torch.cholesky_solve(seen.missing, torch.linalg.cholesky(gram))
     projection: Any = linear(module, part.projection)
-    if projection.bias is None:
+    unbiased = projection.bias is None
+    if unbiased:
         plan = apply(module, anatomy, plan, Bias(part.projection))
     if count:  # parameters are replaced, not changed: others may share them
         projection.weight = _constant(projection.weight + solution[:count].T.float())
