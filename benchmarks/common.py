@@ -22,6 +22,7 @@ __all__ = [
     "export_int8",
     "machine",
     "real_models",
+    "run_ours",
     "say",
     "write_json",
 ]
@@ -72,11 +73,15 @@ def real_models(names: list[str] | None = None) -> list[Real]:
 
 def export_int8(model: Path, output: Path, *options: str) -> dict[str, Any]:
     """Run `deploycomp export MODEL --int8 --target auto` as a user does, and return its report."""
-    full = ["export", str(model), "--int8", "--target", "auto", "-o", str(output), "--overwrite", "-q", *options]
-    say(f"deploycomp {' '.join(full)}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run([str(command()), *full], check=True)
-    return json.loads((output / "report.json").read_text(encoding="utf-8"))
+    return run_ours("export", str(model), "--int8", "--target", "auto", "-o", str(output), "--overwrite", *options)
+
+
+def run_ours(*arguments: str) -> dict[str, Any]:
+    """Say `deploycomp ARGUMENTS`, run it as a user does, and return what it reports."""
+    say(f"deploycomp {' '.join(arguments)}")
+    done = subprocess.run([str(command()), *arguments, "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
 
 
 def command() -> Path:

@@ -265,8 +265,18 @@ def _levels(count: int, shares: tuple[float, ...]) -> list[int]:
     return sorted({math.floor(share * count) for share in shares} - {count})
 
 
-def export_graph(model: TorchModel, setting: Setting, folder: Path) -> Path:
-    """Export a model that nobody else needs as the recipe would, but for dimensions: fixed, it takes half the time."""
+def export_graph(model: TorchModel, setting: Setting, folder: Path, *, release: bool = True) -> Path:
+    """Export a model as the recipe would, but for dimensions: fixed, it takes half the time.
+
+    Args:
+        model: Its modules are changed.
+        setting: Precision, operators and shape.
+        folder: To make, for the graph.
+        release: Whether nobody else needs its weights.
+
+    Returns:
+        The graph.
+    """
     from deploycomp.export import export
     from deploycomp.graph import rewrite
     from deploycomp.models.factors import densify
@@ -286,7 +296,8 @@ def export_graph(model: TorchModel, setting: Setting, folder: Path) -> Path:
     save_graph(onnx.model, path, external_data_bytes=Export().external_data_bytes, size=onnx.nbytes)
     for value in onnx.model.graph.initializers.values():
         value.const_value = None  # the tracer keeps the graph alive; it need not keep the weights too
-    model.release()
+    if release:
+        model.release()
     trim_memory()
     return path
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploycomp.context import Context, part_of
 from deploycomp.errors import GateFailed, InputRefused, UsageError, VerificationFailed
-from deploycomp.latency import Setting, copied, export_graph, goal_met, latency_table, measure_ratios, refuse_gpu
+from deploycomp.latency import Setting, export_graph, goal_met, latency_table, measure_ratios, refuse_gpu
 from deploycomp.onnxmodel import Facts
 from deploycomp.recipe import DropLayers, Prune, PruneFfn, PruneHeads, PruneVocabulary
 from deploycomp.torchrows import ROWS, TorchRows, find_rows
@@ -103,7 +103,7 @@ class PruneStep:
         if config.speedup is not None:
             setting = Setting.of(config, context.recipe, context.target)
             costs = latency_table(model, setting, work / "table", progress=part_of(context.say, 0, 0.3))
-            export_graph(copied(model), setting, work / MEASURED / "source")  # now, with no student beside it in memory
+            export_graph(model.fork(), setting, work / MEASURED / "source", release=False)  # while there is room for it
             table = {name: [round(float(each), 4) for each in values] for name, values in costs.tables.items()}
             return costs, costs.whole / config.speedup, {"rest_ms": costs.rest, "ms": table}
         if config.flops is not None:

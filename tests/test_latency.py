@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from deploycomp import latency, prunestep
 from deploycomp.compress.prune.sublayers import sublayers
 from deploycomp.compression import compress_model
-from deploycomp.latency import Setting, latency_table
+from deploycomp.latency import Setting, copied, export_graph, latency_table
 from deploycomp.models import resolve
 from deploycomp.models.load import load
 from deploycomp.recipe import Calibrate, Export, Prune, Recipe
@@ -168,3 +169,14 @@ def test_a_ratio_is_measured_until_it_tells_the_goal(
 def test_corrections_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     facts = prune(monkeypatch, tmp_path, [1.3, 1.32, 1.33, 1.34])
     assert len(facts["measured"]) == prunestep.CORRECTIONS + 1
+
+
+@pytest.mark.parametrize("bits", [None, 8], ids=["FP32", "INT8"])
+def test_a_graph_of_weights_that_others_need_leaves_them(tmp_path, bits):
+    model = load(resolve(tiny.build(tmp_path / "m", "bert", "text-classification")))
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    shared = export_graph(model.fork(), Setting(sequence_length=8, bits=bits), tmp_path / "shared", release=False)
+    after = model.module.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    own = export_graph(copied(model), Setting(sequence_length=8, bits=bits), tmp_path / "own")
+    assert shared.read_bytes() == own.read_bytes()

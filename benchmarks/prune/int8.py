@@ -10,9 +10,7 @@ models more than 0.3 points on average, or when a product of speed-ups is off by
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for what all benchmarks share
 
-from common import Real, command, machine, real_models, say
+from common import Real, machine, real_models, run_ours
 from run import CACHE
 
 from deploycomp.latency import Setting, graph_ratios
@@ -34,11 +32,8 @@ Report = dict[str, Any]
 
 def export(real: Real, model: Path, place: Path, *, int8: bool) -> Report:
     """Export and judge as a user does; return the report."""
-    line = ["export", str(model), "--eval", str(real.data), "--no-benchmark", "-q", "-o", str(place)]
-    line += ["--int8", "--calibration", str(real.data.with_name("train.jsonl"))] if int8 else []
-    say(f"deploycomp {' '.join(line)}")
-    subprocess.run([str(command()), *line], check=True)
-    return json.loads((place / "report.json").read_text(encoding="utf-8"))
+    quantized = ["--int8", "--calibration", str(real.data.with_name("train.jsonl"))] if int8 else []
+    return run_ours("export", str(model), "--eval", str(real.data), "--no-benchmark", "-o", str(place), *quantized)
 
 
 def compare(real: Real, pruned: Path) -> tuple[float, float]:

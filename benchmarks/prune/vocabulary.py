@@ -10,8 +10,6 @@ model is less than 40 % smaller, or when any other row gets another answer.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -22,7 +20,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for what all benchmarks share
 
 import numpy as np
-from common import Real, command, real_models, say
+from common import Real, real_models, run_ours, say
 
 from deploycomp.assess import read_rows
 from deploycomp.models import resolve
@@ -37,10 +35,7 @@ ALIKE, LABEL, OTHER = "the same bits", "the same label", "another label"
 def prune(real: Real, out: Path) -> dict[str, Any]:
     """Prune as a user does; return what the command reports."""
     line = ["compress", str(real.path), "--prune-vocabulary", "--calibration", str(real.data.with_name("train.jsonl"))]
-    line += ["-o", str(out), "--json"]
-    say(f"deploycomp {' '.join(line)}")
-    done = subprocess.run([str(command()), *line], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
+    return run_ours(*line, "-o", str(out))
 
 
 def outcome(before: TorchModel, after: TorchModel, kept: Sequence[int], text: str) -> tuple[str, str]:

@@ -55,11 +55,13 @@ def refit(
     """
     wanted = answers.record(teacher, batches)
     found: list[dict[str, Any]] = []
+    now: float | None = None
     for name, change in (
         ("norms", lambda: refit_norms(answers, student, teacher, anatomy, batches, sums)),
         ("head", lambda: refit_head(answers, student, wanted, batches)),
     ):
-        kept, before, after = keep_if_better(student, change, divergence)
+        kept, before, after = keep_if_better(student, change, divergence, before=now)
+        now = after if kept else before
         found.append({"what": name, "kept": kept, "before": before, "after": after})
     return found
 
@@ -207,7 +209,7 @@ def _as_one(outputs: Sequence[Tensor]) -> Tensor:
 
 
 def keep_if_better(
-    student: nn.Module, change: Callable[[], Any], divergence: Callable[[], float]
+    student: nn.Module, change: Callable[[], Any], divergence: Callable[[], float], *, before: float | None = None
 ) -> tuple[bool, float, float]:
     """Make a change and keep it only if held-out rows gain from it; else every value is as it was.
 
@@ -215,11 +217,12 @@ def keep_if_better(
         student: What is changed.
         change: Changes values of the student in place, no shapes.
         divergence: How far the student is from the teacher on rows that *change* does not see.
+        before: That, where it is known.
 
     Returns:
         Whether the change was kept, and the divergence before and after it.
     """
-    before = divergence()
+    before = divergence() if before is None else before
     values = {name: value.clone() for name, value in student.state_dict().items()}
     change()
     after = divergence()
