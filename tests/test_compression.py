@@ -13,7 +13,14 @@ import torch
 import deploycomp
 from deploycomp.artifact import COMPRESSION
 from deploycomp.compression import compress_model
-from deploycomp.errors import DeploycompError, GateFailed, InputRefused, UsageError, VerificationFailed
+from deploycomp.errors import (
+    DeploycompError,
+    EnvironmentFailed,
+    GateFailed,
+    InputRefused,
+    UsageError,
+    VerificationFailed,
+)
 from deploycomp.inspection import inspect_path
 from deploycomp.models import resolve
 from deploycomp.models.load import load
@@ -79,6 +86,29 @@ def test_the_folder_is_a_checkpoint_with_its_plan_and_its_report(pruned: Path):
     assert facts["trail"][-1]["cost"] <= 0.6 * facts["trail"][0]["cost"]
     assert [each["cost"] for each in facts["trail"]] == sorted((each["cost"] for each in facts["trail"]), reverse=True)
     assert Recipe.check(report["recipe"]).steps[0] == Prune(flops=0.6)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, -1], ids=["sums", "teacher", "student", "result"])
+def test_a_full_disk_is_said_so_wherever_it_is_met(rows, tmp_path, monkeypatch, number):
+    """The library of the files has an exception of its own for it."""
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    asked = recipe(rows, Prune(flops=0.6))
+    real, written = safetensors.torch.save_file, list[Path]()
+
+    def save_file(tensors: Any, file: Path, metadata: Any = None) -> None:
+        written.append(Path(file))
+        if len(written) == number or (number < 0 and Path(file).name == "model.safetensors"):
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        real(tensors, file, metadata)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", save_file)
+    error = refused(EnvironmentFailed, asked, tmp_path)
+    assert error.why == "No space left on device"
+    assert "free some space" in str(error.hint)
+    names = ["sums.safetensors", "teacher.safetensors", "student.safetensors", "model.safetensors"]
+    assert written[-1].name == names[number if number < 0 else number - 1]
 
 
 def test_it_loads_as_an_ordinary_model_that_trains_and_saves(pruned: Path):

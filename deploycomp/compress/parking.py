@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from deploycomp.models.checkpoint import save_tensors
+
 __all__ = ["Parked", "Parking"]
 
 
@@ -17,14 +19,15 @@ class Parked(Mapping[str, list[Tensor]]):
     Args:
         tensors: Name → tensors; they may be let go of afterwards.
         file: Where they wait, a safetensors file.
+
+    Raises:
+        OSError: The file cannot be written.
     """
 
     def __init__(self, tensors: Mapping[str, Sequence[Tensor]], file: Path):
-        from safetensors.torch import save_file
-
         self._file, self._counts = file, {name: len(each) for name, each in tensors.items()}
         every = {_key(name, place): one for name, each in tensors.items() for place, one in enumerate(each)}
-        save_file({key: one.contiguous() for key, one in every.items()}, file)
+        save_tensors({key: one.contiguous() for key, one in every.items()}, file)
 
     def __getitem__(self, name: str) -> list[Tensor]:
         from safetensors import safe_open
@@ -52,16 +55,17 @@ class Parking:
     Args:
         module: Whose parameters.
         file: A safetensors file to write; it may be deleted after the last `rest`.
+
+    Raises:
+        OSError: The file cannot be written.
     """
 
     def __init__(self, module: nn.Module, file: Path):
-        from safetensors.torch import save_file
-
         self._own = {} if os.name == "nt" else dict(module.named_parameters())
         self._file = file
         if self._own:
             file.unlink(missing_ok=True)  # who has mapped what was there keeps it
-            save_file({name: parameter.detach().contiguous() for name, parameter in self._own.items()}, file)
+            save_tensors({name: parameter.detach().contiguous() for name, parameter in self._own.items()}, file)
         self.rest()
 
     def rest(self) -> None:

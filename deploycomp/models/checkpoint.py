@@ -8,7 +8,10 @@ transformers. Other cuts need `deploycomp.load`, which repeats them.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from deploycomp.models.model import TorchModel
 from deploycomp.models.plan import SURGERY
 from deploycomp.models.weights import SINGLE
 
-__all__ = ["round_weights", "save"]
+__all__ = ["round_weights", "save", "save_tensors"]
 
 _PRIVATE_KEYS = ("_name_or_path",)
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx", ".data", ".h5", ".msgpack", ".index.json")
@@ -60,8 +63,6 @@ def save(model: TorchModel, folder: Path) -> None:
         model: The model, cut or not.
         folder: An existing folder.
     """
-    from safetensors.torch import save_file
-
     source = model.source
     for name in source.files:  # only what was audited: no Python, no pickles
         if not name.endswith(_WEIGHTS) and not name.endswith(SURGERY):
@@ -75,8 +76,26 @@ def save(model: TorchModel, folder: Path) -> None:
         (encoder / SURGERY).write_text(model.plan.to_json(), encoding="utf-8")
     if not (encoder / "tokenizer.json").exists():
         model.tokenizer.backend_tokenizer.save(str(encoder / "tokenizer.json"))
-    save_file(_unique(model.module, stored), encoder / SINGLE, metadata={"format": "pt"})
+    save_tensors(_unique(model.module, stored), encoder / SINGLE, metadata={"format": "pt"})
     (encoder / SINGLE).chmod((encoder / "config.json").stat().st_mode)  # the library writes it for its owner alone
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: It cannot be written: a full disk is an error of its own to the library, which names only the number.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), file, metadata=dict(metadata) if metadata else None)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
 
 
 def _config(model: TorchModel, stored: torch.dtype) -> str:
