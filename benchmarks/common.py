@@ -80,7 +80,10 @@ def export_int8(model: Path, output: Path, *options: str) -> dict[str, Any]:
 def run_ours(*arguments: str) -> dict[str, Any]:
     """Say `deploycomp ARGUMENTS`, run it as a user does, and return what it reports."""
     say(f"deploycomp {' '.join(arguments)}")
-    done = subprocess.run([str(command()), *arguments, "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([str(command()), *arguments, "--json"], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        say(done.stdout)  # with --json errors go there, too
+        done.check_returncode()
     return json.loads(done.stdout)
 
 

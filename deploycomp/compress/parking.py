@@ -27,7 +27,7 @@ class Parked(Mapping[str, list[Tensor]]):
     def __init__(self, tensors: Mapping[str, Sequence[Tensor]], file: Path):
         self._file, self._counts = file, {name: len(each) for name, each in tensors.items()}
         every = {_key(name, place): one for name, each in tensors.items() for place, one in enumerate(each)}
-        save_tensors({key: one.contiguous() for key, one in every.items()}, file)
+        save_tensors(every, file)
 
     def __getitem__(self, name: str) -> list[Tensor]:
         from safetensors import safe_open
@@ -65,7 +65,7 @@ class Parking:
         self._file = file
         if self._own:
             file.unlink(missing_ok=True)  # who has mapped what was there keeps it
-            save_tensors({name: parameter.detach().contiguous() for name, parameter in self._own.items()}, file)
+            save_tensors(self._own, file)
         self.rest()
 
     def rest(self) -> None:

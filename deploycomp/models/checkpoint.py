@@ -90,7 +90,11 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, *, metadata: Mapping
     from safetensors.torch import save_file
 
     try:
-        save_file(dict(tensors), file, metadata=dict(metadata) if metadata else None)
+        save_file(
+            {name: each.detach().contiguous() for name, each in tensors.items()},
+            file,
+            metadata=dict(metadata) if metadata else None,
+        )
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
@@ -119,5 +123,5 @@ def _unique(module: nn.Module, stored: torch.dtype) -> dict[str, Tensor]:
     first: dict[int, str] = {}
     for name, tensor in every.items():
         first.setdefault(id(tensor), name)
-    kept = {name: every[name].detach() for name in first.values()}
-    return {name: (each.to(stored) if each.is_floating_point() else each).contiguous() for name, each in kept.items()}
+    kept = {name: every[name] for name in first.values()}
+    return {name: (each.to(stored) if each.is_floating_point() else each) for name, each in kept.items()}

@@ -12,6 +12,7 @@ import torch
 from deploycomp.compress.prune.costs import Costs, flops
 from deploycomp.compress.prune.prune import Method, Pruner, prune
 from deploycomp.compress.prune.sublayers import sublayers
+from deploycomp.latency import copied
 from deploycomp.models import resolve
 from deploycomp.models.load import load
 from deploycomp.models.model import TorchModel
@@ -91,14 +92,14 @@ def test_mutations_of_the_last_round_never_end_further_away(model, tmp_path):
     """Held-out rows choose among what is predicted best and others nearby, which are others indeed."""
     costs, batches, held_out = costs_of(model), batches_of(model, 8), batches_of(model, 8, seed=3)
     plain, mutated = (
-        prune(model, batches, held_out, costs, 0.6 * costs.whole, method=Method(rounds=2, mutations=count))
+        prune(copied(model), batches, held_out, costs, 0.6 * costs.whole, method=Method(rounds=2, mutations=count))
         for count in (0, 4)
     )
     *_, first, last = mutated.trail
     assert len(first["tried"]) == 1
     assert len(last["tried"]) > 1
     assert last["divergence"] == min(last["tried"])
-    assert last["divergence"] <= last["tried"][0] == pytest.approx(plain.trail[-1]["divergence"], rel=1e-5)
+    assert last["divergence"] <= plain.trail[-1]["divergence"] == last["tried"][0]
     again = Pruner(model, [], held_out, costs, Method(compensate=False), tmp_path)
     again.model = mutated.model
     assert again.divergence() == pytest.approx(last["divergence"])

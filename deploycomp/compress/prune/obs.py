@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Removal", "inverse", "remove"]
+__all__ = ["Removal", "columns_of", "inverse", "remove"]
 
 DAMPING = 1e-2
 """Share of the mean diagonal added to H (methods.md A)."""
@@ -78,17 +78,17 @@ def remove(weight: Tensor, moment: Tensor, curvature: Tensor, *, size: int, step
     """
     h = inverse(moment)
     w = (_root(curvature.double()) @ weight.double()).to(h.dtype)
-    left, alive = torch.arange(weight.shape[1] // size), torch.ones(weight.shape[1] // size, dtype=torch.bool)
+    units = weight.shape[1] // size
+    left, alive = torch.arange(units), torch.ones(units, dtype=torch.bool)
     order: list[int] = []
     losses = [0.0]
-    while (rest := int(alive.sum()) - down_to) > 0:
-        if int(alive.sum()) < CROWDED * len(alive):
-            columns = _columns(alive.nonzero().flatten(), size)
+    while (count := min(step, units - len(order) - down_to)) > 0:
+        if units - len(order) < CROWDED * len(alive):
+            columns = columns_of(alive.nonzero().flatten(), size)
             w, h = w[:, columns], h[columns][:, columns]
             left, alive = left[alive], alive[alive]
-        count = min(step, rest)
         picked = torch.topk(_scores(w, h, size).masked_fill(~alive, torch.inf), count, largest=False).indices
-        columns = _columns(picked, size)
+        columns = columns_of(picked, size)
         loss = max(0.0, float(_score(w, h, columns)))
         losses += [losses[-1] + loss * (number + 1) / count for number in range(count)]
         _eliminate(w, h, columns)
@@ -104,7 +104,8 @@ def _root(curvature: Tensor) -> Tensor:
     return values[seen].sqrt()[:, None] * vectors[:, seen].T
 
 
-def _columns(units: Tensor, size: int) -> Tensor:
+def columns_of(units: Tensor, size: int) -> Tensor:
+    """Columns of units, each of *size* that lie together."""
     return (units[:, None] * size + torch.arange(size)).flatten()
 
 

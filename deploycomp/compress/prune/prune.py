@@ -200,7 +200,9 @@ class Pruner:
         for part in parts if self.method.allocation != "uniform" else ():
             losses |= predicted_losses(self.model.module, [part], seen, score=self.method.score, floor=floor)
             seen[part.name].inputs = None
-        self.seen = {name: replace(each, inputs=None) for name, each in seen.items()}
+        for each in seen.values():  # those of sublayers that are not cut, too
+            each.inputs = None
+        self.seen = seen
         return losses
 
     def _rest(self) -> None:

@@ -304,17 +304,13 @@ def _cut(
     """Cut, and carry what the cut units gave over to what is missing now."""
     weight = linear(module, part.projection).weight.double()
     gone = [unit for unit in range(part.units) if unit not in set(kept)]
-    columns = _columns(kept, part.size)
-    lost = _columns(gone, part.size)
+    columns = obs.columns_of(torch.tensor(kept, dtype=torch.long), part.size)
+    lost = obs.columns_of(torch.tensor(gone, dtype=torch.long), part.size)
     last = seen.gram.shape[0] - 1
     rows = torch.cat([columns, torch.tensor([last])])
     missing = seen.missing + seen.gram[:, lost] @ weight[:, lost].T
     plan = apply(module, anatomy, plan, part.cut(kept))
     return plan, _Seen(seen.gram[rows[:, None], rows], missing[rows])
-
-
-def _columns(units: Sequence[int], size: int) -> Tensor:
-    return (torch.tensor(list(units), dtype=torch.long)[:, None] * size + torch.arange(size)).flatten()
 
 
 def _fit(module: nn.Module, anatomy: Anatomy, plan: Plan, part: Sublayer, seen: _Seen) -> Plan:
