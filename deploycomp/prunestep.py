@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploycomp.context import Context, part_of
+from deploycomp.context import Context, Progress, part_of
 from deploycomp.errors import GateFailed, InputRefused, UsageError, VerificationFailed
 from deploycomp.latency import Setting, export_graph, goal_met, latency_table, measure_ratios, refuse_gpu
 from deploycomp.onnxmodel import Facts
@@ -68,7 +68,7 @@ class PruneStep:
         measured: list[Facts] = []
         if config.speedup is not None:
             trail, measured = _meet(pruner, model, config, context, work, trail)
-        finished = _finish(pruner, model, rows, config, part_of(context.say, 0.9, 1.0))
+        finished = _finish(pruner, model, rows, config, trail[-1]["divergence"], part_of(context.say, 0.9, 1.0))
         facts: Facts = {
             "goal": config.goal,
             "calibration": rows.facts,
@@ -77,7 +77,6 @@ class PruneStep:
                 for part in pruner.whole
             },
             "parameters": {"before": model.parameters, "after": pruner.model.parameters},
-            "divergence": pruner.divergence(),
             "trail": trail,
             "measured": measured,
             "table": table,
@@ -128,16 +127,15 @@ def _refuse_unknown(model: TorchModel, config: Pruning) -> None:
         )
 
 
-def _rounds(pruner: Pruner, budget: float, config: Pruning, say: Callable[[str, float], None]) -> list[Facts]:
+def _rounds(pruner: Pruner, budget: float, config: Pruning, say: Progress) -> list[Facts]:
     """Go down to the budget in equal ratios."""
     start = pruner.costs.whole
     trail: list[Facts] = [{"round": 0, "cost": start, "divergence": 0.0}]
     for number in range(1, config.rounds + 1):
         say(f"round {number} of {config.rounds}", (number - 1) / config.rounds)
         goal = start * (budget / start) ** (number / config.rounds)
-        mutations = pruner.method.mutations if number == config.rounds else 0
         with _reachable(config):
-            trail.append({"round": number, **pruner.advance(goal, seed=number, mutations=mutations)})
+            trail.append({"round": number, **pruner.advance(goal, seed=number, last=number == config.rounds)})
     return trail
 
 
@@ -176,20 +174,24 @@ def _meet(
 
 
 def _finish(
-    pruner: Pruner, model: TorchModel, rows: TorchRows, config: Pruning, say: Callable[[str, float], None]
+    pruner: Pruner, model: TorchModel, rows: TorchRows, config: Pruning, divergence: float, say: Progress
 ) -> Facts:
     """Refit norms and head where that helps on held-out rows, and distil where minutes were given."""
     from deploycomp.compress.recover import recover
     from deploycomp.compress.refit import refit
 
     student, answers, anatomy = pruner.finish().module, pruner.answers, model.anatomy
-    refits = refit(answers, student, model.module, anatomy, rows.batches, pruner.divergence, pruner.targets)
-    if not config.recover:
-        return {"refits": refits, "recovery": None}
-    facts = recover(
-        answers, student, model.module, anatomy, rows.every, rows.held_out, minutes=config.recover, progress=say
-    )
-    return {"refits": refits, "recovery": facts}
+    refits = refit(
+        answers, student, model.module, anatomy, pruner.batches, pruner.divergence,
+        before=divergence, sums=pruner.targets, outputs=pruner.outputs,
+    )  # fmt: skip
+    recovery: Facts | None = None
+    if config.recover:
+        recovery = recover(
+            answers, student, model.module, anatomy, rows.every, rows.held_out, minutes=config.recover, progress=say
+        )
+    last = recovery or refits[-1]
+    return {"divergence": last["after" if last["kept"] else "before"], "refits": refits, "recovery": recovery}
 
 
 class DropLayersStep:

@@ -38,7 +38,7 @@ def prune_masks(
     made = prune(model, batches, held_out, costs, budget, method=method).model
     made = replace(made, module=copy.deepcopy(made.module))
     answers = Answers(model)
-    targets = record_sums(answers, model.module, sublayers(model.module, model.anatomy), batches)
+    targets, _ = record_sums(answers, model.module, sublayers(model.module, model.anatomy), batches)
     walk = Walk(answers, made.module, made.anatomy, batches)
     parts = sublayers(made.module, made.anatomy)
     first_only = model.task == "text-classification"

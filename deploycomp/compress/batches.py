@@ -15,7 +15,7 @@ __all__ = ["Batch", "label_tensor", "make_batches", "tokens_at_once"]
 TOKENS = 512
 """Tokens of a batch at most, padding included."""
 LEAST_TOKENS = 64
-PASS_BYTES = 160_000_000
+PASS_BYTES = 80_000_000
 """What a backward pass may keep of a batch: of a BERT-base 256 tokens."""
 VALUES = 16
 """As many as a token has channels are kept of it in each layer."""

@@ -1,4 +1,4 @@
-"""Second moments Σ w x xᵀ over tokens: symmetric, so little more than one half of them is computed and kept."""
+"""Second moments Σ x xᵀ over tokens: symmetric, so little more than one half of them is computed and kept."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ BLOCKS = 4
 """Along each side; of 16 blocks, 10 are computed."""
 LEAST = 128
 """Products with fewer columns run at a lower rate than they save."""
+AT_ONCE = 256
+"""Tokens that wait for one another: products of fewer read and write the sum more than they compute."""
 
 
 class Gram:
@@ -25,14 +27,24 @@ class Gram:
         self.begins = range(0, columns, size)
         self.blocks = [torch.zeros(min(size, columns - begin), columns - begin) for begin in self.begins]
         self.columns = columns
+        self._waiting: list[Tensor] = []
 
-    def add(self, left: Tensor, right: Tensor) -> None:
-        """Add leftᵀ right, [tokens, columns] each, which differ in the weights of tokens only."""
+    def add(self, x: Tensor) -> None:
+        """Add xᵀ x, [tokens, columns], which stays as it is until it was."""
+        self._waiting.append(x)
+        if sum(len(each) for each in self._waiting) >= AT_ONCE:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        x = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
+        self._waiting = []
         for begin, block in zip(self.begins, self.blocks, strict=True):
-            block.addmm_(left[:, begin : begin + len(block)].T, right[:, begin:])
+            block.addmm_(x[:, begin : begin + len(block)].T, x[:, begin:])
 
     def full(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The whole matrix, [columns, columns]."""
+        if self._waiting:
+            self._multiply()
         whole = torch.empty(self.columns, self.columns, dtype=dtype)
         for begin, block in zip(self.begins, self.blocks, strict=True):
             end = begin + len(block)

@@ -37,7 +37,10 @@ def refit(
     anatomy: Anatomy,
     batches: Sequence[Batch],
     divergence: Callable[[], float],
+    *,
+    before: float | None = None,
     sums: Mapping[str, Sequence[Tensor]] | None = None,
+    outputs: Sequence[tuple[Tensor, ...]] | None = None,
 ) -> list[dict[str, Any]]:
     """Refit norms, then the head, each kept only where held-out rows gain from it.
 
@@ -48,14 +51,16 @@ def refit(
         anatomy: Of the teacher.
         batches: Calibration rows.
         divergence: How far the student is from the teacher on held-out rows.
-        sums: The teacher's on the calibration rows, as `record_sums` returns them; without them they are computed.
+        before: That, where it is known.
+        sums, outputs: The teacher's on the calibration rows, as `record_sums` returns them; what is not given is
+            computed.
 
     Returns:
         For each: what it is, whether it was kept, and the divergence before and after it.
     """
-    wanted = answers.record(teacher, batches)
+    wanted = answers.record(teacher, batches) if outputs is None else outputs
     found: list[dict[str, Any]] = []
-    now: float | None = None
+    now = before
     for name, change in (
         ("norms", lambda: refit_norms(answers, student, teacher, anatomy, batches, sums)),
         ("head", lambda: refit_head(answers, student, wanted, batches)),

@@ -103,7 +103,7 @@ def test_labels_follow_their_rows():
 
 @pytest.mark.parametrize(
     ("layers", "hidden", "tokens"),
-    [(6, 384, 512), (12, 768, 256), (24, 1024, 64), (96, 8192, 64), (0, 0, 512)],
+    [(6, 384, 512), (12, 768, 128), (24, 1024, 64), (96, 8192, 64), (0, 0, 512)],
     ids=["MiniLM-L6", "BERT-base", "BERT-large", "too large", "unknown"],
 )
 def test_larger_models_see_fewer_tokens_at_once(layers, hidden, tokens):

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from deploycomp.compress.answers import Answers
 from deploycomp.compress.batches import Batch
-from deploycomp.compress.prune.curvature import Curvature, measure
+from deploycomp.compress.prune import curvature as module
+from deploycomp.compress.prune.curvature import WEIGHT, Curvature, measure
 from deploycomp.compress.prune.sublayers import Sublayer, sublayers
 from deploycomp.models import resolve
 from deploycomp.models.load import load
@@ -58,6 +61,44 @@ def in_a_row(values: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
     return torch.cat([value[batch.mask] for value, batch in zip(values, batches, strict=True)])
 
 
+@pytest.fixture
+def every_token(monkeypatch):
+    """No token is left out for how little it matters."""
+    monkeypatch.setattr(module, "WEIGHT", 1.0)
+
+
+@settings(deadline=None, max_examples=50)
+@given(weights=st.lists(st.floats(0, 1e6, width=32), max_size=60), share=st.floats(0.1, 1))
+def test_the_heavy_tokens_are_the_fewest_with_the_weight(weights, share):
+    values = torch.tensor(weights, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "WEIGHT", share)
+        kept = values[module._heavy(values)]
+    left, slack = float(values.sum() - kept.sum()), 1e-9 * float(values.sum())
+    assert left <= (1 - share) * float(values.sum()) + slack
+    if len(kept) > 1:
+        assert left + float(kept.min()) >= (1 - share) * float(values.sum()) - slack
+    assert len(kept) == len(values) or float(kept.min()) >= sorted(weights, reverse=True)[len(kept)]
+
+
+@pytest.mark.parametrize("arch", ["bert", "modernbert"])
+def test_tokens_that_hardly_matter_are_left_out(models, monkeypatch, arch):
+    """Of a trace, which is a sum over tokens, no more is missing than their share."""
+    model = models(arch)
+    batches = batches_of(model)
+    some = curvature(model, batches)
+    monkeypatch.setattr(module, "WEIGHT", 1.0)
+    every = curvature(model, batches)
+    shares = [float(some[name].outputs.trace() / each.outputs.trace()) for name, each in every.items()]
+    assert all(WEIGHT - 1e-5 <= share <= 1 + 1e-5 for share in shares)
+    assert min(shares) < 1 - 1e-4
+    for name, each in every.items():
+        left = torch.linalg.eigvalsh((each.moment - some[name].moment).double())
+        assert float(left[0]) > -1e-5 * float(each.moment.trace())
+        torch.testing.assert_close(each.tokens, some[name].tokens)
+
+
+@pytest.mark.usefixtures("every_token")
 @pytest.mark.parametrize("task", ["text-classification", "token-classification"])
 @pytest.mark.parametrize("arch", ARCHES)
 def test_how_rows_are_batched_does_not_matter(models, arch, task):
@@ -112,6 +153,7 @@ def masked(model: TorchModel, part: Sublayer, mask: Tensor, seen: dict[str, Tens
             handle.remove()
 
 
+@pytest.mark.usefixtures("every_token")
 @pytest.mark.parametrize("arch", [arch for arch in ARCHES if arch != "albert"])
 def test_everything_is_what_autograd_says(models, arch):
     """Masks, gradients and inputs of each sublayer taken one by one, for a batch of several rows with padding."""

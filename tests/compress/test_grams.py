@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploycomp.compress.grams import LEAST, Gram
+from deploycomp.compress.grams import AT_ONCE, LEAST, Gram
 
 
 @settings(deadline=None, max_examples=30)
@@ -14,10 +14,10 @@ from deploycomp.compress.grams import LEAST, Gram
 def test_half_of_it_is_enough(columns, seed):
     draw = torch.Generator().manual_seed(seed)
     gram, expected = Gram(columns), torch.zeros(columns, columns, dtype=torch.float64)
-    for tokens in (3, 0, 17):
+    for tokens in (3, 0, 17, AT_ONCE, 5):
         x = torch.randn(tokens, columns, generator=draw)
         weights = torch.rand(tokens, 1, generator=draw)
-        gram.add(x * weights, x)
+        gram.add(x * weights.sqrt())
         expected += (x * weights).double().T @ x.double()
     torch.testing.assert_close(gram.full(torch.float64), expected, rtol=1e-4, atol=1e-4)
 

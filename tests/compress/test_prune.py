@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from deploycomp.compress.prune import prune as module
 from deploycomp.compress.prune.costs import Costs, flops
 from deploycomp.compress.prune.prune import Method, Pruner, prune
 from deploycomp.compress.prune.sublayers import sublayers
@@ -111,7 +112,7 @@ def test_the_last_round_is_done_again_from_where_it_began(model, tmp_path):
     pruner = Pruner(model, batches, batches_of(model, 6, seed=3), costs, Method(), tmp_path)
     pruner.advance(0.8 * costs.whole, seed=1)
     began = pruner.levels()
-    first = pruner.advance(0.5 * costs.whole, seed=2, mutations=2)
+    first = pruner.advance(0.5 * costs.whole, seed=2, last=True)
     levels = pruner.levels()
     again = pruner.redo(0.5 * costs.whole)
     assert pruner.levels() == levels
@@ -121,6 +122,37 @@ def test_the_last_round_is_done_again_from_where_it_began(model, tmp_path):
     assert all(pruner.levels()[name] <= units for name, units in began.items())
     assert all(each.inputs is None for each in pruner.seen.values())  # the largest of all there is
     assert len(pruner.parkings) == 2
+
+
+def test_all_rounds_but_the_last_learn_from_half_of_the_rows(model, tmp_path, monkeypatch):
+    """Short ones and long ones; what they leave is fitted to the sums of the same rows."""
+    taken: list[tuple[list[int], list[int]]] = []
+    lengths = lambda batches: [batch.mask.shape[1] for batch in batches]  # noqa: E731
+    scored, rebuilt = module.measure, module.rebuild
+
+    def measure(answers, student, embeddings, parts, batches, **options):
+        taken.append((lengths(batches), []))
+        return scored(answers, student, embeddings, parts, batches, **options)
+
+    def rebuild(answers, student, anatomy, plan, batches, targets, *rest, **options):
+        for each in targets.values():
+            assert all(target.shape[:2] == batch.mask.shape for target, batch in zip(each, batches, strict=False))
+        taken[-1][1].extend(lengths(batches))
+        return rebuilt(answers, student, anatomy, plan, batches, targets, *rest, **options)
+
+    monkeypatch.setattr(module, "measure", measure)
+    monkeypatch.setattr(module, "rebuild", rebuild)
+    costs, batches = costs_of(model), batches_of(model, 9, tokens=1)
+    pruner = Pruner(model, batches, batches_of(model, 2), costs, Method(mutations=0), tmp_path)
+    pruner.advance(0.8 * costs.whole, seed=1)
+    pruner.advance(0.7 * costs.whole, seed=2, last=True)
+    pruner.redo(0.75 * costs.whole)
+    (first, first_cut), (last, last_cut) = taken
+    assert len(batches) == 9
+    assert first == first_cut == lengths(batches)[::2]
+    assert last == lengths(pruner.batches)
+    assert last_cut == 2 * last
+    assert sorted(last) == lengths(batches)
 
 
 def test_a_student_shares_no_weight_that_it_changes(model):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -92,11 +94,62 @@ def test_a_walk_goes_on_above_what_was_cut(models, tmp_path, arch):
         check_walk(model, walk, replace(part, units=len(kept)), batches)
 
 
+@contextlib.contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch, projections: Sequence[Any]) -> Iterator[list[int]]:
+    """How often each of these linear layers really computes."""
+    counts, forward = [0] * len(projections), torch.nn.Linear.forward
+
+    def count(self: torch.nn.Linear, x: Tensor) -> Tensor:
+        for place, each in enumerate(projections):
+            counts[place] += each is self
+        return forward(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Linear, "forward", count)
+        yield counts
+
+
+@pytest.mark.parametrize("arch", [arch for arch in ARCHES if arch != "albert"])
+@pytest.mark.parametrize("kept", [1, 2, 4])
+def test_what_units_said_is_not_computed_again(models, monkeypatch, arch, kept):
+    """Cut or not, whatever comes behind them sees what a full pass computes."""
+    model = models(arch)
+    batches = batches_of(model, 4)
+    walk = Walk(Answers(model), model.module, model.anatomy, batches)
+    whole = sublayers(model.module, model.anatomy)
+    for part, behind in itertools.pairwise(whole):
+        check_walk(model, walk, part, batches)
+        units = range(0, part.units, kept)
+        apply(model.module, model.anatomy, Plan(), part.cut(units))
+        walk.cut(part, units)
+        projection: Any = model.module.get_submodule(part.projection)
+        projection.weight.data *= 1.1  # as a fit would
+        sources = [model.module.get_submodule(path) for path in part.sources]
+        with counted(monkeypatch, [*sources, projection]) as counts:
+            list(walk.sums(behind))
+        assert counts == [0] * len(sources) + [len(batches)], part.name
+        check_walk(model, walk, behind, batches)
+
+
+def test_a_sublayer_that_is_gone_says_nothing(models):
+    model = models("bert")
+    batches = batches_of(model, 4)
+    walk = Walk(Answers(model), model.module, model.anatomy, batches)
+    first, second, third, _ = sublayers(model.module, model.anatomy)
+    for part in (first, second):
+        check_walk(model, walk, part, batches)
+        apply(model.module, model.anatomy, Plan(), part.cut(()))
+        walk.cut(part, ())
+    check_walk(model, walk, third, batches)
+
+
 @pytest.mark.parametrize("arch", ARCHES)
 def test_recorded_sums_are_those_of_each_sublayer(models, arch):
     model = models(arch)
     batches, parts = batches_of(model, 4), sublayers(model.module, model.anatomy)
-    sums = record_sums(Answers(model), model.module, parts, batches)
+    sums, outputs = record_sums(Answers(model), model.module, parts, batches)
+    for found, expected in zip(outputs, Answers(model).record(model.module, batches), strict=True):
+        assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
     assert list(sums) == [part.name for part in parts]
     for part in parts:
         assert [value.dtype for value in sums[part.name]] == [torch.float16] * len(batches)
@@ -116,7 +169,7 @@ class Case:
         self.parts = sublayers(model.module, model.anatomy)
         word = [model.anatomy.embeddings["word"]]
         self.curvature = measure(self.answers, model.module, word, self.parts, self.batches, seed=0)
-        self.targets = record_sums(self.answers, model.module, self.parts, self.batches)
+        self.targets, _ = record_sums(self.answers, model.module, self.parts, self.batches)
 
     def levels(self, **cut: int) -> dict[str, int]:
         return {part.name: cut.get(f"{part.kind}{part.layer}", part.units) for part in self.parts}

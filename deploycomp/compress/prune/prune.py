@@ -12,6 +12,7 @@ Iteration is worth more than any score: TextPruner gains 46 points at 2x by 16 r
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,8 @@ FLOOR = 0.4
 """Share of a sublayer that one round leaves: what it would cost to take more is not known before the next."""
 MUTATION = 0.5
 """Standard deviation of the logarithm of the factor that a mutation puts on a sublayer's losses."""
+EARLY = 0.5
+"""Share of the batches that all rounds but the last learn from: what they leave is fitted again on all."""
 TEMPERATURE = 2.0
 """Of the probe: a teacher that is sure of every row would else say nothing (K-prune's T)."""
 
@@ -95,13 +98,19 @@ class Pruner:
         method: Method,
         scratch: Path,
     ):
-        self.batches, self.held_out, self.costs, self.method = batches, held_out, costs, method
+        self.held_out, self.costs, self.method = held_out, costs, method
+        self.batches = [*batches[::2], *batches[1::2]]
+        """From short rows to long ones, twice: those that come first are like all."""
+        self.taken: Sequence[Batch] = self.batches
+        """Those that this round learns from."""
         self.model = model.fork()
         self.answers = Answers(model)
         self.soft = Answers(model, temperature=TEMPERATURE)
         self.teacher = self.answers.record(model.module, held_out)
         self.whole = sublayers(model.module, model.anatomy)
-        sums = record_sums(self.answers, model.module, self.whole, batches) if method.compensate else {}
+        sums, self.outputs = {}, None
+        if method.compensate:
+            sums, self.outputs = record_sums(self.answers, model.module, self.whole, self.batches)
         self.targets = Parked(sums, scratch / "sums.safetensors")
         del sums
         trim_memory()
@@ -128,17 +137,18 @@ class Pruner:
         anatomy = self.model.anatomy
         every = sublayers(self.model.module, anatomy)
         return measure(
-            self.soft, self.model.module, [anatomy.embeddings["word"]], every, self.batches,
+            self.soft, self.model.module, [anatomy.embeddings["word"]], every, self.taken,
             seed=seed, masks=self.method.score == "mask",
         )  # fmt: skip
 
-    def advance(self, budget: float, seed: int, *, mutations: int = 0) -> dict[str, Any]:
+    def advance(self, budget: float, seed: int, *, last: bool = False) -> dict[str, Any]:
         """Cut the student down to a budget.
 
         Args:
             budget: What it may cost then.
             seed: Of the probe and of the mutations.
-            mutations: Allocations that are tried beside the predicted best; held-out rows choose.
+            last: Whether it learns from all batches, and tries mutations beside the predicted best allocation:
+                held-out rows choose.
 
         Returns:
             Facts: the cost, the divergence, and that of each allocation that was tried.
@@ -147,9 +157,10 @@ class Pruner:
             ValueError: Nothing that is left can be so cheap.
         """
         self.before, self.seed, self.seen, self.losses = self.model, seed, {}, {}
+        self.taken = self.batches if last else self.batches[: math.ceil(EARLY * len(self.batches))]
         draw = np.random.default_rng(seed)
         names = [part.name for part in self.parts()]
-        mutants = np.exp(MUTATION * draw.standard_normal((mutations, len(names))))
+        mutants = np.exp(MUTATION * draw.standard_normal((self.method.mutations if last else 0, len(names))))
         return self._try(budget, [{}, *(dict(zip(names, each.tolist(), strict=True)) for each in mutants)])
 
     def redo(self, budget: float) -> dict[str, Any]:
@@ -215,7 +226,7 @@ class Pruner:
         self._rest()
         every = {part.name: part.units for part in sublayers(self.model.module, self.model.anatomy)}
         plan = rebuild(
-            self.answers, self.model.module, self.model.anatomy, self.model.plan, self.batches, self.targets, curvature,
+            self.answers, self.model.module, self.model.anatomy, self.model.plan, self.taken, self.targets, curvature,
             every | dict(levels), chooser=self._chooser(), compensate=self.method.compensate,
             progress=lambda _share: self._rest(),
         )  # fmt: skip
@@ -286,7 +297,6 @@ def prune(
     for number in range(1, method.rounds + 1):
         if progress is not None:
             progress(f"round {number} of {method.rounds}", (number - 1) / method.rounds)
-        mutations = method.mutations if number == method.rounds else 0
         spent = start * (budget / start) ** (number / method.rounds)
-        trail.append({"round": number, **pruner.advance(spent, seed=number, mutations=mutations)})
+        trail.append({"round": number, **pruner.advance(spent, seed=number, last=number == method.rounds)})
     return Pruned(pruner.finish(), pruner.levels(), costs.total(pruner.levels()), trail)

@@ -70,8 +70,8 @@ def rebuild(
         anatomy: Its anatomy.
         plan: What was cut before.
         batches: Calibration rows.
-        targets: The teacher's sums by sublayer's name, as `record_sums` returns them; none are needed where nothing is
-            fitted.
+        targets: The teacher's sums by sublayer's name, as `record_sums` returns them, of these batches and maybe more;
+            none are needed where nothing is fitted.
         curvature: Of each sublayer's outputs, by name.
         levels: Units that stay, by sublayer's name.
         chooser: Which of them.
@@ -94,6 +94,7 @@ def rebuild(
             weight = linear(module, part.projection).weight
             kept = chooser(part, weight, seen.moment, curvature[part.name], levels[part.name])
             plan, seen = _cut(module, anatomy, plan, part, kept, seen)
+            walk.cut(part, kept)
         if compensate:
             plan = _fit(module, anatomy, plan, part, seen)
         if progress is not None:
@@ -103,8 +104,8 @@ def rebuild(
 
 def record_sums(
     answers: Answers, module: nn.Module, parts: Sequence[Sublayer], batches: Sequence[Batch]
-) -> dict[str, list[Tensor]]:
-    """Record the residual sums of a model, in half precision.
+) -> tuple[dict[str, list[Tensor]], list[tuple[Tensor, ...]]]:
+    """Record the residual sums of a model, in half precision, and its outputs.
 
     Args:
         answers: How the model is run.
@@ -113,18 +114,19 @@ def record_sums(
         batches: Calibration rows.
 
     Returns:
-        Sublayer's name → [rows, tokens, hidden] for each batch.
+        Sublayer's name → [rows, tokens, hidden] for each batch, and the outputs for each batch.
     """
     found: dict[str, list[Tensor]] = {part.name: [] for part in parts}
+    outputs: list[tuple[Tensor, ...]] = []
     for batch in batches:
         now: dict[str, Tensor] = {}
         with contextlib.ExitStack() as stack, torch.inference_mode():
             for part in parts:
                 stack.enter_context(watch_sum(module, part, partial(now.setdefault, part.name)))
-            answers.of(module, batch)
+            outputs.append(answers.of(module, batch))
         for name, value in now.items():
             found[name].append(value.half())
-    return found
+    return found, outputs
 
 
 _BESIDE: dict[str, tuple[None, ...]] = {"MPNetLayer": (), "DebertaLayer": (None,), "DebertaV2Layer": (None,)}
@@ -137,6 +139,9 @@ class _Stop(Exception):
 
 class Walk:
     """A model run from one layer to the next: those below are not computed again, what the next is called with is kept.
+
+    Within a layer, what units said when they were looked at is kept, too. So units may change only until they are
+    looked at, but by a cut that the walk is told; projections behind them and norms may change any time.
 
     Args:
         answers: How the model is run.
@@ -151,10 +156,15 @@ class Walk:
         self.shared = anatomy.shared_layers
         self.at = -1
         self.calls: list[_Call] = [((), {})] * len(batches)
+        self.said: dict[Sublayer, list[Tensor]] = {}
+        """What goes into projections of the layer where the walk is, for each batch."""
 
     def sums(self, part: Sublayer) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs of a sublayer's projection and its sum, for each batch."""
         self._climb(part.layer)
+        below = part.kind == "neurons"  # what attention said stays
+        self.said = {each: said for each, said in self.said.items() if below and each.kind == "heads"}
+        said: list[Tensor] = []
         for place in range(len(self.batches)):
             inputs: list[Tensor] = []
             found: list[Tensor] = []
@@ -167,7 +177,18 @@ class Walk:
                 stack.enter_context(watch(self.module, part.projection, inputs=inputs.append))
                 stack.enter_context(watch_sum(self.module, part, stop))
                 self._run(place)
+            if not self.shared:  # such a layer runs several times, and says something else each time
+                said.append(inputs[-1])
             yield inputs[-1], found[0]
+        if said:
+            self.said[part] = said
+
+    def cut(self, part: Sublayer, kept: Sequence[int]) -> None:
+        """Take note that of a sublayer's units, which were looked at, only these are left."""
+        said = self.said.pop(part, None)
+        if kept and said is not None:
+            columns = obs.columns_of(torch.tensor(kept, dtype=torch.long), part.size)
+            self.said[part] = [inputs[..., columns] for inputs in said]
 
     def inputs(self, layer: int, path: str) -> Iterator[Tensor]:
         """Yield what goes into a submodule of a layer, for each batch."""
@@ -184,11 +205,13 @@ class Walk:
             for place in range(len(self.batches)):
                 self.calls[place] = self._call_of(above, place)
             self.at += 1
+            self.said = {}
 
     def _call_of(self, above: nn.Module, place: int) -> _Call:
         """What the model calls the next layer with: some do things of their own between two."""
         with contextlib.ExitStack() as stack, torch.inference_mode():
             calls = stack.enter_context(_until(above))
+            stack.enter_context(self._saying(place))
             if self.at >= 0:
                 for layer in self.layers[: self.at]:
                     stack.enter_context(_passing(layer))
@@ -198,12 +221,22 @@ class Walk:
 
     def _run(self, place: int) -> None:
         """Run one batch through the layer where the walk is."""
-        with torch.inference_mode(), contextlib.suppress(_Stop):
+        with torch.inference_mode(), contextlib.suppress(_Stop), self._saying(place):
             if self.shared:
                 self.answers.of(self.module, self.batches[place])
             else:
                 args, kwargs = self.calls[place]
                 self.layers[self.at](*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _saying(self, place: int) -> Iterator[None]:
+        """Give projections what is known to go into them, and do not compute it again."""
+        with contextlib.ExitStack() as stack:
+            for part, said in self.said.items():
+                for path in part.sources:
+                    stack.enter_context(_silent(self.module.get_submodule(path)))
+                stack.enter_context(_feeding(self.module.get_submodule(part.projection), said[place]))
+            yield
 
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -254,6 +287,20 @@ def _passing(layer: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _silent(projection: Any) -> Iterator[None]:
+    """Let a projection answer zeros, which nobody reads."""
+
+    def forward(x: Tensor) -> Tensor:
+        return x.new_zeros(*x.shape[:-1], projection.out_features)
+
+    projection.forward = forward
+    try:
+        yield
+    finally:
+        del projection.forward
+
+
+@contextlib.contextmanager
 def _feeding(layer: nn.Module, hidden: Tensor) -> Iterator[None]:
     """Give a layer this input."""
 
@@ -289,12 +336,11 @@ def _observe(walk: Walk, part: Sublayer, targets: Sequence[Tensor] | None, curve
         walk.sums(part), targets or repeat(None), curve.tokens, walk.batches, strict=False
     ):
         real = batch.mask
-        weights = (EVEN + (1 - EVEN) * tokens[real])[:, None]
-        h = torch.cat([inputs[real], torch.ones(int(real.sum()), 1)], 1)
-        weighted = h * weights
-        gram.add(weighted, h)
+        roots = (EVEN + (1 - EVEN) * tokens[real]).sqrt()[:, None]
+        weighted = torch.cat([inputs[real] * roots, roots], 1)
+        gram.add(weighted)
         if target is not None:
-            missing.addmm_(weighted.T, (target.float() - student)[real])
+            missing.addmm_(weighted.T, (target.float() - student)[real] * roots)
     return _Seen(gram.full(torch.float64), missing.double())
 
 

@@ -52,6 +52,14 @@ class Sublayer:
         """As it stands in reports: `3.heads`."""
         return f"{self.layer}.{self.kind}"
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Paths of the projections that its units are computed by."""
+        if self.kind == "neurons":
+            return (self.parts.ffn_in,)
+        attention = (self.parts.q, self.parts.k, self.parts.v, self.parts.qkv, *self.parts.relative)
+        return tuple(path for path in attention if path is not None)
+
     def cut(self, kept: Sequence[int]) -> Cut:
         """The surgery that keeps these units."""
         ordered = tuple(sorted(kept))
