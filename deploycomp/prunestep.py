@@ -190,8 +190,9 @@ def _finish(
         recovery = recover(
             answers, student, model.module, anatomy, rows.every, rows.held_out, minutes=config.recover, progress=say
         )
-    last = recovery or refits[-1]
-    return {"divergence": last["after" if last["kept"] else "before"], "refits": refits, "recovery": recovery}
+    for each in (*refits, *([recovery] if recovery else [])):
+        divergence = each["after"] if each["kept"] else divergence
+    return {"divergence": divergence, "refits": refits, "recovery": recovery}
 
 
 class DropLayersStep:

@@ -10,7 +10,7 @@ calibration rows: `keep_if_better` lets held-out rows decide.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,18 +56,24 @@ def refit(
             computed.
 
     Returns:
-        For each: what it is, whether it was kept, and the divergence before and after it.
+        For each that there is: what it is, whether it was kept, and the divergence before and after it.
     """
-    wanted = answers.record(teacher, batches) if outputs is None else outputs
+    head = _find_head(answers, student, batches[0])
+    wanted = outputs if head is None or outputs is not None else answers.record(teacher, batches)
     found: list[dict[str, Any]] = []
-    now = before
-    for name, change in (
-        ("norms", lambda: refit_norms(answers, student, teacher, anatomy, batches, sums)),
-        ("head", lambda: refit_head(answers, student, wanted, batches)),
+    for name, parts, change in (
+        (
+            "norms",
+            [path for _, path in _norms(teacher, anatomy)],
+            lambda: refit_norms(answers, student, teacher, anatomy, batches, sums),
+        ),
+        ("head", [head] if head else [], lambda: refit_head(answers, student, wanted or (), batches)),
     ):
-        kept, before, after = keep_if_better(student, change, divergence, before=now)
-        now = after if kept else before
+        if not parts:
+            continue
+        kept, before, after = keep_if_better(student, change, divergence, before=before, parts=parts)
         found.append({"what": name, "kept": kept, "before": before, "after": after})
+        before = after if kept else before
     return found
 
 
@@ -96,12 +102,8 @@ def refit_norms(
     Returns:
         How many norms were fitted; none where layers share their weights, or the student has not all of the teacher's.
     """
-    whole: Any = teacher
-    same = [each.path for each in anatomy.layers] == [each.path for each in describe(whole, whole.config).layers]
-    if anatomy.shared_layers or not same:
-        return 0
     ahead, behind = (Walk(answers, module, anatomy, batches) for module in (teacher, student))
-    norms = list(_norms(anatomy))
+    norms = _norms(teacher, anatomy)
     for part, path in norms:
         known = None if sums is None else sums.get(part.name)
         wanted = (total for _, total in ahead.sums(part)) if known is None else iter(known)
@@ -109,7 +111,13 @@ def refit_norms(
     return len(norms)
 
 
-def _norms(anatomy: Anatomy) -> Iterator[tuple[Sublayer, str]]:
+def _norms(teacher: Any, anatomy: Anatomy) -> list[tuple[Sublayer, str]]:
+    """Norms that can be fitted, none where layers share their weights, or the student has not all of the teacher's."""
+    same = [each.path for each in anatomy.layers] == [each.path for each in describe(teacher, teacher.config).layers]
+    return list(_behind_sums(anatomy)) if same and not anatomy.shared_layers else []
+
+
+def _behind_sums(anatomy: Anatomy) -> Iterator[tuple[Sublayer, str]]:
     """Each norm with the sublayer whose sum is its input, but a first layer's that normalises the embeddings."""
     layers = anatomy.layers
     for number, parts in enumerate(layers):
@@ -214,7 +222,12 @@ def _as_one(outputs: Sequence[Tensor]) -> Tensor:
 
 
 def keep_if_better(
-    student: nn.Module, change: Callable[[], Any], divergence: Callable[[], float], *, before: float | None = None
+    student: nn.Module,
+    change: Callable[[], Any],
+    divergence: Callable[[], float],
+    *,
+    before: float | None = None,
+    parts: Collection[str] | None = None,
 ) -> tuple[bool, float, float]:
     """Make a change and keep it only if held-out rows gain from it; else every value is as it was.
 
@@ -223,15 +236,17 @@ def keep_if_better(
         change: Changes values of the student in place, no shapes.
         divergence: How far the student is from the teacher on rows that *change* does not see.
         before: That, where it is known.
+        parts: Paths of the modules whose values *change* changes, where it is not all of them: they are kept twice.
 
     Returns:
         Whether the change was kept, and the divergence before and after it.
     """
     before = divergence() if before is None else before
-    values = {name: value.clone() for name, value in student.state_dict().items()}
+    state = student.state_dict()
+    values = {name: state[name].clone() for name in state if parts is None or name.rpartition(".")[0] in parts}
     change()
     after = divergence()
     kept = after < before - SMALLEST_GAIN  # NaN is not less
     if not kept:
-        student.load_state_dict(values)
+        student.load_state_dict(values, strict=False)
     return kept, before, after

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from deploycomp.compress.answers import Answers, mean_divergence
 from deploycomp.compress.batches import Batch, make_batches
-from deploycomp.compress.refit import keep_if_better, refit_head, refit_norms
+from deploycomp.compress.prune.rebuild import record_sums
+from deploycomp.compress.prune.sublayers import sublayers
+from deploycomp.compress.refit import keep_if_better, refit, refit_head, refit_norms
 from deploycomp.models import resolve
 from deploycomp.models.anatomy import describe
 from deploycomp.models.load import load
@@ -74,7 +76,7 @@ def norms(case: Case) -> list[Any]:
     return [case.student.get_submodule(path) for path in paths]
 
 
-def refit(case: Case) -> int:
+def refitted(case: Case) -> int:
     return refit_norms(case.answers, case.student, case.model.module, case.model.anatomy, case.batches)
 
 
@@ -82,7 +84,7 @@ def refit(case: Case) -> int:
 def test_norms_of_an_unchanged_student_stay(tmp_path: Path, arch: str):
     case = make(tmp_path, arch, "text-classification")
     before = case.state()
-    assert refit(case) == len(norms(case))
+    assert refitted(case) == len(norms(case))
     for name, value in case.state().items():
         assert torch.allclose(value, before[name], atol=1e-4), name
 
@@ -93,7 +95,7 @@ def test_norms_are_found_again(tmp_path: Path, arch: str):
     before = case.state()
     case.noise(norms(case))
     assert case.divergence() > 1e-3
-    refit(case)
+    refitted(case)
     assert case.divergence() < 1e-6
     for name, value in case.state().items():
         assert torch.allclose(value, before[name], atol=1e-3), name
@@ -103,7 +105,7 @@ def test_norms_are_found_again(tmp_path: Path, arch: str):
 def test_norms_make_up_for_damage_elsewhere(tmp_path: Path, arch: str):
     case = make(tmp_path, arch, "token-classification")
     case.noise([case.student.get_submodule(layer.ffn_out) for layer in case.model.anatomy.layers])
-    kept, before, after = keep_if_better(case.student, lambda: refit(case), case.divergence)
+    kept, before, after = keep_if_better(case.student, lambda: refitted(case), case.divergence)
     assert kept
     assert after < before
 
@@ -118,7 +120,7 @@ def test_norms_without_all_layers_are_left_alone(tmp_path: Path):
 
 
 def test_shared_norms_are_left_alone(tmp_path: Path):
-    assert refit(make(tmp_path, "albert", "text-classification")) == 0
+    assert refitted(make(tmp_path, "albert", "text-classification")) == 0
 
 
 HEADS = [
@@ -169,6 +171,35 @@ def test_embeddings_and_tied_words_have_no_head(tmp_path: Path, task: str):
 
 
 @pytest.mark.parametrize(
+    ("arch", "task", "names"),
+    [("bert", "token-classification", ["norms", "head"]), ("bert", "sentence-similarity", ["norms"]),
+     ("albert", "text-classification", ["head"]), ("albert", "fill-mask", [])],
+)  # fmt: skip
+def test_what_is_known_of_the_teacher_is_not_computed_again(tmp_path: Path, arch: str, task: str, names: list[str]):
+    """Sums and outputs that are given end at the same weights, and no entry tells of what there is not."""
+    given, computed = make(tmp_path, arch, task), make(tmp_path / "again", arch, task)
+    anatomy, parts = given.model.anatomy, sublayers(given.model.module, given.model.anatomy)
+    sums, outputs = record_sums(given.answers, given.model.module, parts, given.batches)
+    facts: list[list[dict[str, Any]]] = []
+    for case, known in ((given, {"sums": sums, "outputs": outputs}), (computed, {})):
+        case.noise([case.student.get_submodule(each.ffn_out) for each in anatomy.layers], scale=0.1)
+        before = case.divergence()
+        teacher: Any = case.model.module
+        calls: list[Any] = []
+        handle = teacher.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        facts.append(
+            refit(case.answers, case.student, teacher, anatomy, case.batches, case.divergence, before=before, **known)
+        )
+        handle.remove()
+        by_divergence = len(case.held_out) * len(names)
+        assert (len(calls) > by_divergence) == (bool(names) and not known)
+    assert [each["what"] for each in facts[0]] == names
+    assert [each["kept"] for each in facts[0]] == [each["kept"] for each in facts[1]]
+    for name, value in given.state().items():
+        torch.testing.assert_close(value, computed.state()[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
     ("losses", "kept"), [((1.0, 0.5), True), ((1.0, 1.0), False), ((1.0, 1.5), False), ((1.0, float("nan")), False)]
 )
 def test_only_what_is_better_is_kept(losses: tuple[float, float], kept: bool):
@@ -186,3 +217,16 @@ def test_only_what_is_better_is_kept(losses: tuple[float, float], kept: bool):
     assert result[2] == pytest.approx(losses[1], nan_ok=True)
     after = {name: value.numpy().tobytes() for name, value in module.state_dict().items()}
     assert (after == before) == (not kept)
+
+
+def test_only_what_may_change_is_put_back():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+    def change() -> None:
+        for value in module.state_dict().values():
+            value += 1
+
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    assert not keep_if_better(module, change, lambda: 1.0, parts=["1"])[0]
+    changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"0.weight", "0.bias"}

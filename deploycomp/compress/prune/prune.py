@@ -235,6 +235,7 @@ class Pruner:
     def finish(self) -> TorchModel:
         """Give the student weights of its own, so that they may be changed in place, and return it."""
         self.model = self.before = replace(self.model, module=copy.deepcopy(self.model.module))
+        self._rest()
         return self.model
 
     def levels(self) -> dict[str, int]:

@@ -43,7 +43,7 @@ Chooser = Callable[[Sublayer, Tensor, Tensor, Curvature, int], list[int]]
 def choose(part: Sublayer, weight: Tensor, moment: Tensor, curvature: Curvature, kept: int) -> list[int]:
     """Keep the units that the brain surgeon leaves."""
     step = max(1, part.units // 64)
-    removal = obs.remove(weight, moment.float(), curvature.outputs, size=part.size, step=step, down_to=kept)
+    removal = obs.remove(weight, moment, curvature.outputs, size=part.size, step=step, down_to=kept)
     gone = set(removal.order)
     return [unit for unit in range(part.units) if unit not in gone]
 
@@ -341,31 +341,31 @@ def _observe(walk: Walk, part: Sublayer, targets: Sequence[Tensor] | None, curve
         gram.add(weighted)
         if target is not None:
             missing.addmm_(weighted.T, (target.float() - student)[real] * roots)
-    return _Seen(gram.full(torch.float64), missing.double())
+    return _Seen(gram.full(), missing)
 
 
 def _cut(
     module: nn.Module, anatomy: Anatomy, plan: Plan, part: Sublayer, kept: list[int], seen: _Seen
 ) -> tuple[Plan, _Seen]:
     """Cut, and carry what the cut units gave over to what is missing now."""
-    weight = linear(module, part.projection).weight.double()
+    weight = linear(module, part.projection).weight
     gone = [unit for unit in range(part.units) if unit not in set(kept)]
     columns = obs.columns_of(torch.tensor(kept, dtype=torch.long), part.size)
     lost = obs.columns_of(torch.tensor(gone, dtype=torch.long), part.size)
     last = seen.gram.shape[0] - 1
     rows = torch.cat([columns, torch.tensor([last])])
-    missing = seen.missing + seen.gram[:, lost] @ weight[:, lost].T
+    missing = seen.missing + seen.gram[:, lost].double() @ weight[:, lost].double().T
     plan = apply(module, anatomy, plan, part.cut(kept))
     return plan, _Seen(seen.gram[rows[:, None], rows], missing[rows])
 
 
 def _fit(module: nn.Module, anatomy: Anatomy, plan: Plan, part: Sublayer, seen: _Seen) -> Plan:
-    """Add the ridge solution of what is missing to the projection; the sums are used up."""
-    gram = seen.gram
+    """Add the ridge solution of what is missing to the projection."""
+    gram = seen.gram.double()
     count = gram.shape[0] - 1
     if count:
         gram.diagonal()[:count] += RIDGE * gram.diagonal()[:count].mean()
-    solution = torch.cholesky_solve(seen.missing, torch.linalg.cholesky(gram))
+    solution = torch.cholesky_solve(seen.missing.double(), torch.linalg.cholesky(gram))
     projection: Any = linear(module, part.projection)
     unbiased = projection.bias is None
     if unbiased:
