@@ -53,13 +53,12 @@ WORDS = 1000
 HEAD_SHARES = (0.0, 0.25, 0.5, 0.75)
 NEURON_SHARES = (0.0, 0.125, 0.25, 0.5, 0.75)
 """Between these the table is a straight line."""
-LEAST_ROUNDS = 8
-"""Of calls in turns: the median of fewer is one of those that were disturbed."""
-TABLE_PROCESSES, TABLE_SECONDS = 2, 4.0
+TABLE_PROCESSES, TABLE_SECONDS, TABLE_ROUNDS = 2, 4.0, 8
 """For each `GROUP` of a table's graphs."""
 GROUP = 6
 """Graphs that are in memory together: the one that all are compared with, and others."""
-RATIO_PROCESSES, RATIO_SECONDS = 4, 3.0
+RATIO_PROCESSES, RATIO_SECONDS, RATIO_ROUNDS = 4, 3.0, 4
+"""Of large models so many calls in turns: neighbours come and go, so that one more process tells more."""
 TURNS = 4
 """As many times the processes at most, where the interval of a ratio is wider than what a goal may be missed by."""
 QUIET = 0.25
@@ -184,7 +183,7 @@ def graph_ratios(
     for _ in range(TURNS):
         for number in range(len(processes), len(processes) + RATIO_PROCESSES):
             say(f"measuring {', '.join(graphs)}, process {number + 1} of at most {most}", number / most)
-            processes.append(levels(_rounds(bench, list(graphs), number)))
+            processes.append(levels(_rounds(bench, list(graphs), number, RATIO_ROUNDS)))
         for place, name in enumerate(others, 1):
             entry = paired([1.0] * len(processes), [float(each[place]) for each in processes])
             found[name] = entry["ratio"], entry["low"], entry["high"]
@@ -324,7 +323,9 @@ def table_times(graphs: Mapping[str, Path], setting: Setting, progress: Progress
     calls: list[np.ndarray] = []
     for number, group in enumerate(groups):
         progress(f"measuring {', '.join(group)}", number / len(groups))
-        rounds = np.concatenate([_rounds(bench, [first, *group], block) for block in range(TABLE_PROCESSES)])
+        rounds = np.concatenate(
+            [_rounds(bench, [first, *group], block, TABLE_ROUNDS) for block in range(TABLE_PROCESSES)]
+        )
         times |= dict(zip(group, levels(rounds)[1:].tolist(), strict=True))
         calls.append(rounds[:, 0])
     progress("measured", 1.0)
@@ -345,11 +346,11 @@ def _open(graphs: Mapping[str, Path], setting: Setting, seconds: float) -> Bench
     return open_bench([Candidate(name, "onnx", path) for name, path in graphs.items()], settings)
 
 
-def _rounds(bench: Bench, names: Sequence[str], block: int) -> np.ndarray:
+def _rounds(bench: Bench, names: Sequence[str], block: int, least: int) -> np.ndarray:
     """Nanoseconds by round and graph."""
     from deploycomp.measure.alternate import rounds_of
 
-    answers = bench.alternate(names, threads=bench.plan.threads[0], block=block, least_rounds=LEAST_ROUNDS)
+    answers = bench.alternate(names, threads=bench.plan.threads[0], block=block, least_rounds=least)
     return rounds_of(list(answers.values()))
 
 

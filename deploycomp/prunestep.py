@@ -130,7 +130,7 @@ def _refuse_unknown(model: TorchModel, config: Pruning) -> None:
 def _rounds(pruner: Pruner, budget: float, config: Pruning, say: Progress) -> list[Facts]:
     """Go down to the budget in equal ratios."""
     start = pruner.costs.whole
-    trail: list[Facts] = [{"round": 0, "cost": start, "divergence": 0.0}]
+    trail: list[Facts] = [{"round": 0, "cost": start}]
     for number in range(1, config.rounds + 1):
         say(f"round {number} of {config.rounds}", (number - 1) / config.rounds)
         goal = start * (budget / start) ** (number / config.rounds)

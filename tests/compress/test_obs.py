@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deploycomp.compress.prune.obs import DAMPING, inverse, remove
+from deploycomp.compress.prune.obs import DAMPING, inverse, remove, root
 
 OUTPUTS = 7
 
@@ -45,7 +45,7 @@ def columns_of(units: list[int], size: int) -> list[int]:
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_predicted_losses_are_those_of_the_best_repair(units, size, step):
     weight, moment, curvature = problem(units * size)
-    removal = remove(weight, moment, curvature, size=size, step=step)
+    removal = remove(weight, moment, root(curvature), size=size, step=step)
     assert sorted(removal.order) == list(range(units))
     assert removal.losses.shape == (units + 1,)
     assert removal.losses[0] == 0
@@ -76,7 +76,7 @@ def test_each_step_takes_what_costs_least(size):
     weight, moment, curvature = problem(units * size)
     h = damped(moment)
     order: list[int] = []
-    for unit in remove(weight, moment, curvature, size=size).order:
+    for unit in remove(weight, moment, root(curvature), size=size).order:
         costs = {
             each: loss(
                 weight,
@@ -96,7 +96,7 @@ def test_units_that_give_nothing_go_first_and_cost_nothing(size):
     weight, moment, curvature = problem(8 * size)
     dead = {1, 4, 6}
     weight[:, columns_of(sorted(dead), size)] = 0
-    removal = remove(weight, moment, curvature, size=size)
+    removal = remove(weight, moment, root(curvature), size=size)
     assert set(removal.order[:3]) == dead
     assert removal.losses[:4].tolist() == [0, 0, 0, 0]
     assert removal.losses[4] > 0
@@ -106,7 +106,7 @@ def test_a_copy_of_another_unit_costs_nearly_nothing():
     weight, moment, curvature = problem(6)
     twin = [0, 1, 2, 3, 4, 4]
     h = moment[twin][:, twin]
-    removal = remove(weight, h, curvature, size=1)
+    removal = remove(weight, h, root(curvature), size=1)
     assert removal.order[0] in (4, 5)
     assert removal.losses[1] < 0.2 * removal.losses[2]  # not nothing: the damping tells the two apart
 
@@ -115,15 +115,24 @@ def test_a_copy_of_another_unit_costs_nearly_nothing():
 @pytest.mark.parametrize("left", [0, 1, 5, 9])
 def test_units_that_stay(left, step):
     weight, moment, curvature = problem(9)
-    removal = remove(weight, moment, curvature, size=1, step=step, down_to=left)
+    removal = remove(weight, moment, root(curvature), size=1, step=step, down_to=left)
     assert len(removal.order) == len(set(removal.order)) == 9 - left
     assert len(removal.losses) == 10 - left
-    whole = remove(weight, moment, curvature, size=1, step=step)
+    whole = remove(weight, moment, root(curvature), size=1, step=step)
     assert removal.order == whole.order[: 9 - left]
 
 
+def test_a_root_is_of_full_rank():
+    _, _, curvature = problem(6)
+    found = root(curvature)
+    assert found.shape == (5, OUTPUTS)
+    torch.testing.assert_close(found.T @ found, curvature)
+    assert root(curvature.float()).dtype == torch.float32
+
+
 def test_inputs_stay_as_they_are():
-    every = [each.float() for each in problem(6)]
+    weight, moment, curvature = (each.float() for each in problem(6))
+    every = (weight, moment, root(curvature))
     before = [each.clone() for each in every]
     remove(*every, size=2)
     assert all(torch.equal(one, two) for one, two in zip(every, before, strict=True))
@@ -147,6 +156,6 @@ def test_what_float32_cannot_invert_is_inverted_in_float64():
 def test_inputs_that_are_always_zero_can_be_inverted():
     weight, moment, curvature = problem(6)
     moment[2], moment[:, 2] = 0, 0
-    assert remove(weight, moment, curvature, size=1).order[0] == 2
-    assert torch.isfinite(remove(weight, torch.zeros(6, 6), curvature, size=1).losses).all()
-    assert remove(weight, moment, torch.zeros(OUTPUTS, OUTPUTS), size=1).losses.tolist() == [0.0] * 7
+    assert remove(weight, moment, root(curvature), size=1).order[0] == 2
+    assert torch.isfinite(remove(weight, torch.zeros(6, 6), root(curvature), size=1).losses).all()
+    assert remove(weight, moment, root(torch.zeros(OUTPUTS, OUTPUTS)), size=1).losses.tolist() == [0.0] * 7

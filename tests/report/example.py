@@ -419,7 +419,7 @@ def pruned() -> Report:
         "units": units,
         "parameters": {"before": 22_714_754, "after": 18_500_110},
         "divergence": 0.00213,
-        "trail": [{"round": 0, "cost": 21.0, "divergence": 0.0}, {"round": 1, "cost": 14.0, "divergence": 0.00213}],
+        "trail": [{"round": 0, "cost": 21.0}, {"round": 1, "cost": 14.0, "divergence": 0.00213, "tried": [0.00213]}],
         "measured": [{"predicted": 1.504, "speedup": 1.51, "low": 1.49, "high": 1.52, "cost": 14.0}],
         "table": None,
         "refits": [

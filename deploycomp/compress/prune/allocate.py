@@ -68,7 +68,7 @@ def predicted_losses(
         if score == "fisher":
             least = 0 if part.units * part.size <= FEW_COLUMNS else int(floor * part.units)
             step = max(1, part.units // 48)
-            removal = obs.remove(weight, curve.moment, curve.outputs, size=part.size, step=step, down_to=least)
+            removal = obs.remove(weight, curve.moment, curve.root, size=part.size, step=step, down_to=least)
             found[part.name] = np.concatenate([np.full(least, np.inf), removal.losses.numpy()[::-1]])
         else:
             ascending = np.sort(unit_scores(part, weight, curve, score).numpy())

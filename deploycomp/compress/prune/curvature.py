@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from deploycomp.compress.answers import Answers
 from deploycomp.compress.batches import Batch
 from deploycomp.compress.grams import Gram
+from deploycomp.compress.prune import obs
 from deploycomp.compress.prune.sublayers import Sublayer, watch
 from deploycomp.models.surgery import linear
 from deploycomp.runtime.session import trim_memory
@@ -35,8 +37,8 @@ class Curvature:
     Args:
         outputs: E[g gᵀ] summed over the tokens of a row that matter, [hidden, hidden].
         inputs: Σ w h hᵀ over tokens that matter; let go of where only the rest is needed, it is as large as the model.
-        fisher: Mean squared gradient of each unit's mask, [units]; zero where it was not wanted.
-        energy: E[h²] of each unit's columns, [units].
+        fisher: Mean squared gradient of each unit's mask, [units].
+        energy: E[h²] of each unit's columns, [units]; both are zero where they were not wanted.
         tokens: How much each token matters, mean 1, [rows, tokens] for each batch.
     """
 
@@ -52,6 +54,11 @@ class Curvature:
         """E[w h hᵀ] with weights of mean 1, [columns, columns]."""
         assert self.inputs is not None
         return self.inputs.full().div_(max(self.weight, 1e-30))
+
+    @cached_property
+    def root(self) -> Tensor:
+        """R with RᵀR = E[g gᵀ]."""
+        return obs.root(self.outputs)
 
 
 class _Tap:
@@ -79,7 +86,7 @@ def measure(
     batches: Sequence[Batch],
     *,
     seed: int,
-    masks: bool = True,
+    scores: bool = True,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Curvature]:
     """Measure every sublayer in one pass forward and back.
@@ -91,7 +98,7 @@ def measure(
         parts: Sublayers to look at.
         batches: Calibration rows.
         seed: Of the probe.
-        masks: Whether `fisher` is wanted, a product more for each sublayer.
+        scores: Whether `fisher` and `energy` are wanted, by which only baselines score.
         progress: Called with the share that is done.
 
     Returns:
@@ -119,7 +126,7 @@ def measure(
                 probe = answers.probe(outputs, batch, generator)
                 sum((output * u).sum() for output, u in zip(outputs, probe, strict=True)).backward()  # type: ignore[union-attr]
         for part in parts:
-            weight = linear(module, part.projection).weight if masks else None
+            weight = linear(module, part.projection).weight if scores else None
             for h, g in zip(taps[part.name].inputs, taps[part.name].gradients, strict=True):
                 _add(found, part, weight, h, g, batch, number)
         trim_memory()  # what a batch left behind is too small for a longer one
@@ -162,7 +169,7 @@ def _add(
     if weight is not None:
         masked = (torch.einsum("btd,dc->btc", g, weight) * h * real[..., None]).sum(1)
         each.fisher += masked.reshape(len(h), units, part.size).sum(-1).square().sum(0)
-    each.energy += hs.square().reshape(len(hs), units, part.size).sum((0, 2))
+        each.energy += hs.square().reshape(len(hs), units, part.size).sum((0, 2))
 
 
 def _heavy(weights: Tensor) -> Tensor:

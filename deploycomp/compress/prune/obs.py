@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Removal", "columns_of", "inverse", "remove"]
+__all__ = ["Removal", "columns_of", "inverse", "remove", "root"]
 
 DAMPING = 1e-2
 """Share of the mean diagonal added to H (methods.md A)."""
@@ -49,10 +49,10 @@ def inverse(moment: Tensor, *, damping: float = DAMPING) -> Tensor:
     Returns:
         [columns, columns], in the type of H; in float64 where float32 is too coarse for it.
     """
-    root, failed = torch.linalg.cholesky_ex(_damped(moment.clone(), damping))
+    lower, failed = torch.linalg.cholesky_ex(_damped(moment.clone(), damping))
     if failed:
-        root = torch.linalg.cholesky(_damped(moment.to(torch.float64, copy=True), damping))
-    return torch.cholesky_inverse(root)
+        lower = torch.linalg.cholesky(_damped(moment.to(torch.float64, copy=True), damping))
+    return torch.cholesky_inverse(lower)
 
 
 def _damped(matrix: Tensor, damping: float) -> Tensor:
@@ -62,13 +62,13 @@ def _damped(matrix: Tensor, damping: float) -> Tensor:
     return matrix
 
 
-def remove(weight: Tensor, moment: Tensor, curvature: Tensor, *, size: int, step: int = 1, down_to: int = 0) -> Removal:
+def remove(weight: Tensor, moment: Tensor, seen: Tensor, *, size: int, step: int = 1, down_to: int = 0) -> Removal:
     """Order the units of a projection's input by what it costs to remove them.
 
     Args:
         weight: W, [outputs, columns].
         moment: H, [columns, columns].
-        curvature: G, [outputs, outputs].
+        seen: R with RᵀR = G, [any, outputs], as `root` returns it: tr(Wᵀ G W) is |R W|², and R W is computed once.
         size: Columns of a unit: 1 for a neuron, the head's width for a head.
         step: Units removed before the scores are computed again.
         down_to: Units that stay at the end.
@@ -77,7 +77,7 @@ def remove(weight: Tensor, moment: Tensor, curvature: Tensor, *, size: int, step
         The order of removal and the predicted losses.
     """
     h = inverse(moment)
-    w = (_root(curvature.double()) @ weight.double()).to(h.dtype)
+    w = seen.to(h.dtype) @ weight.to(h.dtype)
     units = weight.shape[1] // size
     left, alive = torch.arange(units), torch.ones(units, dtype=torch.bool)
     order: list[int] = []
@@ -97,11 +97,18 @@ def remove(weight: Tensor, moment: Tensor, curvature: Tensor, *, size: int, step
     return Removal(tuple(order), torch.tensor(losses, dtype=torch.float64))
 
 
-def _root(curvature: Tensor) -> Tensor:
-    """R with Rᵀ R = G, without the rows that are next to nothing: tr(Wᵀ G W) is |R W|², and R W is computed once."""
-    values, vectors = torch.linalg.eigh(curvature)
+def root(curvature: Tensor) -> Tensor:
+    """Return R with RᵀR = G, without the rows that are next to nothing.
+
+    Args:
+        curvature: G, [outputs, outputs].
+
+    Returns:
+        [outputs or fewer, outputs], in the type of G.
+    """
+    values, vectors = torch.linalg.eigh(curvature.double())
     seen = values > NOTHING * values[-1]
-    return values[seen].sqrt()[:, None] * vectors[:, seen].T
+    return (values[seen].sqrt()[:, None] * vectors[:, seen].T).to(curvature.dtype)
 
 
 def columns_of(units: Tensor, size: int) -> Tensor:

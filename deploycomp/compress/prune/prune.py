@@ -138,7 +138,7 @@ class Pruner:
         every = sublayers(self.model.module, anatomy)
         return measure(
             self.soft, self.model.module, [anatomy.embeddings["word"]], every, self.taken,
-            seed=seed, masks=self.method.score == "mask",
+            seed=seed, scores=self.method.score in ("mask", "energy"),
         )  # fmt: skip
 
     def advance(self, budget: float, seed: int, *, last: bool = False) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Pruner:
                 held-out rows choose.
 
         Returns:
-            Facts: the cost, the divergence, and that of each allocation that was tried.
+            Facts: the cost, and of the last round the divergence, and that of each allocation that was tried.
 
         Raises:
             ValueError: Nothing that is left can be so cheap.
@@ -161,14 +161,15 @@ class Pruner:
         draw = np.random.default_rng(seed)
         names = [part.name for part in self.parts()]
         mutants = np.exp(MUTATION * draw.standard_normal((self.method.mutations if last else 0, len(names))))
-        return self._try(budget, [{}, *(dict(zip(names, each.tolist(), strict=True)) for each in mutants)])
+        nearby = [dict(zip(names, each.tolist(), strict=True)) for each in mutants]
+        return self._try(budget, [{}, *nearby], last=last)
 
     def redo(self, budget: float) -> dict[str, Any]:
-        """Take back the last `advance`, and cut to another budget with what it saw; as `advance` otherwise."""
+        """Take back the last round, and cut to another budget with what it saw; as `advance` otherwise."""
         self.model = self.before
-        return self._try(budget, [self.weights])
+        return self._try(budget, [self.weights], last=True)
 
-    def _try(self, budget: float, weightings: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    def _try(self, budget: float, weightings: Sequence[Mapping[str, float]], *, last: bool) -> dict[str, Any]:
         """Cut the student by each of these factors of the losses, and keep what is nearest to the teacher."""
         best, tried, seen = self.model, list[float](), list[dict[str, int]]()
         for weights in weightings:
@@ -181,6 +182,8 @@ class Pruner:
             seen.append(levels)
             self.model = self.before.fork()
             self._cut(levels, self.seen)
+            if not last:
+                return {"cost": self.costs.total(self.levels())}  # there is nothing to choose, and looking takes time
             tried.append(self.divergence())
             if not tried[-1] >= min(tried[:-1], default=float("inf")):
                 best, self.weights = self.model, weights

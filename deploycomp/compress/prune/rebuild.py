@@ -43,7 +43,7 @@ Chooser = Callable[[Sublayer, Tensor, Tensor, Curvature, int], list[int]]
 def choose(part: Sublayer, weight: Tensor, moment: Tensor, curvature: Curvature, kept: int) -> list[int]:
     """Keep the units that the brain surgeon leaves."""
     step = max(1, part.units // 64)
-    removal = obs.remove(weight, moment, curvature.outputs, size=part.size, step=step, down_to=kept)
+    removal = obs.remove(weight, moment, curvature.root, size=part.size, step=step, down_to=kept)
     gone = set(removal.order)
     return [unit for unit in range(part.units) if unit not in gone]
 
