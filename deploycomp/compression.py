@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +25,8 @@ from deploycomp.recipe import Recipe
 from deploycomp.steps import STEPS
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from deploycomp.data import Rows
     from deploycomp.models.model import TorchModel
 
@@ -66,6 +68,7 @@ def compress(recipe: Recipe, model: TorchModel, context: Context, say: Progress)
     """
     from deploycomp.models import checkpoint, resolve
     from deploycomp.models.load import load
+    from deploycomp.runtime.session import trim_memory
 
     configs = torch_steps(recipe)
     if not configs:
@@ -80,10 +83,14 @@ def compress(recipe: Recipe, model: TorchModel, context: Context, say: Progress)
         done.append({"step": config.step, "seconds": round(time.monotonic() - began, 2), "facts": facts})
     folder = context.work / "checkpoint"
     folder.mkdir()
+    trim_memory()
     checkpoint.round_weights(model)
     checkpoint.save(model, folder)
-    made = load(resolve(folder), model.task)
-    _check_same(model, made)
+    task, expected = model.task, _answers(model)
+    del model  # before it is read back: both together would be the most memory that the command takes
+    trim_memory()
+    made = load(resolve(folder), task)
+    _check_same(expected, _answers(made))
     return made, done
 
 
@@ -91,7 +98,8 @@ def _say(say: Progress, name: str, number: int, count: int, message: str, part: 
     say(f"{name}: {message}", (number + part) / count)
 
 
-def _check_same(model: TorchModel, made: TorchModel) -> None:
+def _answers(model: TorchModel) -> dict[str, np.ndarray]:
+    """Outputs of a model by name, on tokens of every kind."""
     import numpy as np
 
     tokens = min(CHECKED_TOKENS, model.max_length)
@@ -100,11 +108,15 @@ def _check_same(model: TorchModel, made: TorchModel) -> None:
         "input_ids": ids,
         "attention_mask": np.ones_like(ids),
     }
-    for name, before, after in zip(
-        model.outputs, model.run(feeds, model.outputs), made.run(feeds, made.outputs), strict=True
-    ):
-        if not np.array_equal(before, after):
-            worst = float(np.abs(before - after).max())
+    return dict(zip(model.outputs, model.run(feeds, model.outputs), strict=True))
+
+
+def _check_same(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> None:
+    import numpy as np
+
+    for name, expected in before.items():
+        if not np.array_equal(expected, after[name]):
+            worst = float(np.abs(expected - after[name]).max())
             raise VerificationFailed(f"the compressed checkpoint answers otherwise: {name} by {worst:.3g}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from deploycomp.errors import (
     VerificationFailed,
 )
 from deploycomp.inspection import inspect_path
-from deploycomp.models import resolve
+from deploycomp.models import checkpoint, resolve
 from deploycomp.models.load import load
+from deploycomp.models.model import TorchModel
 from deploycomp.pipeline import export_model
 from deploycomp.recipe import (
     Calibrate,
@@ -109,6 +111,28 @@ def test_a_full_disk_is_said_so_wherever_it_is_met(rows, tmp_path, monkeypatch, 
     assert "free some space" in str(error.hint)
     names = ["sums.safetensors", "teacher.safetensors", "student.safetensors", "model.safetensors"]
     assert written[-1].name == names[number if number < 0 else number - 1]
+
+
+@pytest.mark.parametrize("step", [Prune(flops=0.7), DropLayers(count=1)], ids=lambda step: step.step)
+def test_what_was_saved_is_read_back_alone_and_checked(rows, tmp_path, monkeypatch, step):
+    """Two copies of a large model would be the most memory that the command takes."""
+    saved, save = list[Any](), checkpoint.save
+
+    def keep(model: TorchModel, folder: Path) -> None:
+        save(model, folder)
+        saved.append(weakref.ref(model.module))
+
+    def change(source: Any, task: str | None = None) -> TorchModel:
+        made = load(source, task)
+        if saved:
+            assert saved[0]() is None
+            made.module.get_submodule("classifier").bias.data += 1.0  # type: ignore[operator,union-attr]
+        return made
+
+    monkeypatch.setattr(checkpoint, "save", keep)
+    monkeypatch.setattr("deploycomp.models.load.load", change)
+    error = refused(VerificationFailed, recipe(rows, step), tmp_path)
+    assert "answers otherwise: logits by 1" in str(error)
 
 
 def test_it_loads_as_an_ordinary_model_that_trains_and_saves(pruned: Path):

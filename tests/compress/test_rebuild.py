@@ -111,7 +111,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, projections: Sequence[Any]) -> Iter
 
 @pytest.mark.parametrize("arch", [arch for arch in ARCHES if arch != "albert"])
 @pytest.mark.parametrize("kept", [1, 2, 4])
-def test_what_units_said_is_not_computed_again(models, monkeypatch, arch, kept):
+def test_activations_are_not_computed_again(models, monkeypatch, arch, kept):
     """Cut or not, whatever comes behind them sees what a full pass computes."""
     model = models(arch)
     batches = batches_of(model, 4)
@@ -131,7 +131,7 @@ def test_what_units_said_is_not_computed_again(models, monkeypatch, arch, kept):
         check_walk(model, walk, behind, batches)
 
 
-def test_a_sublayer_that_is_gone_says_nothing(models):
+def test_a_sublayer_that_is_gone_has_none(models):
     model = models("bert")
     batches = batches_of(model, 4)
     walk = Walk(Answers(model), model.module, model.anatomy, batches)

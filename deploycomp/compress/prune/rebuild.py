@@ -140,8 +140,8 @@ class _Stop(Exception):
 class Walk:
     """A model run from one layer to the next: those below are not computed again, what the next is called with is kept.
 
-    Within a layer, what units said when they were looked at is kept, too. So units may change only until they are
-    looked at, but by a cut that the walk is told; projections behind them and norms may change any time.
+    Within a layer, activations of units are kept, too, once they were looked at. So what computes them may change only
+    until then, but for a cut that the walk is told; projections and norms behind them may change any time.
 
     Args:
         answers: How the model is run.
@@ -156,15 +156,15 @@ class Walk:
         self.shared = anatomy.shared_layers
         self.at = -1
         self.calls: list[_Call] = [((), {})] * len(batches)
-        self.said: dict[Sublayer, list[Tensor]] = {}
+        self.activations: dict[Sublayer, list[Tensor]] = {}
         """What goes into projections of the layer where the walk is, for each batch."""
 
     def sums(self, part: Sublayer) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs of a sublayer's projection and its sum, for each batch."""
         self._climb(part.layer)
-        below = part.kind == "neurons"  # what attention said stays
-        self.said = {each: said for each, said in self.said.items() if below and each.kind == "heads"}
-        said: list[Tensor] = []
+        for each in [each for each in self.activations if part.kind in ("heads", each.kind)]:
+            del self.activations[each]  # its own, and what comes behind it
+        seen: list[Tensor] = []
         for place in range(len(self.batches)):
             inputs: list[Tensor] = []
             found: list[Tensor] = []
@@ -177,18 +177,18 @@ class Walk:
                 stack.enter_context(watch(self.module, part.projection, inputs=inputs.append))
                 stack.enter_context(watch_sum(self.module, part, stop))
                 self._run(place)
-            if not self.shared:  # such a layer runs several times, and says something else each time
-                said.append(inputs[-1])
+            if not self.shared:  # such a layer runs several times, on something else each time
+                seen.append(inputs[-1])
             yield inputs[-1], found[0]
-        if said:
-            self.said[part] = said
+        if seen:
+            self.activations[part] = seen
 
     def cut(self, part: Sublayer, kept: Sequence[int]) -> None:
         """Take note that of a sublayer's units, which were looked at, only these are left."""
-        said = self.said.pop(part, None)
-        if kept and said is not None:
+        seen = self.activations.pop(part, None)
+        if kept and seen is not None:
             columns = obs.columns_of(torch.tensor(kept, dtype=torch.long), part.size)
-            self.said[part] = [inputs[..., columns] for inputs in said]
+            self.activations[part] = [inputs[..., columns] for inputs in seen]
 
     def inputs(self, layer: int, path: str) -> Iterator[Tensor]:
         """Yield what goes into a submodule of a layer, for each batch."""
@@ -205,13 +205,13 @@ class Walk:
             for place in range(len(self.batches)):
                 self.calls[place] = self._call_of(above, place)
             self.at += 1
-            self.said = {}
+            self.activations = {}
 
     def _call_of(self, above: nn.Module, place: int) -> _Call:
         """What the model calls the next layer with: some do things of their own between two."""
         with contextlib.ExitStack() as stack, torch.inference_mode():
             calls = stack.enter_context(_until(above))
-            stack.enter_context(self._saying(place))
+            stack.enter_context(self._known(place))
             if self.at >= 0:
                 for layer in self.layers[: self.at]:
                     stack.enter_context(_passing(layer))
@@ -221,7 +221,7 @@ class Walk:
 
     def _run(self, place: int) -> None:
         """Run one batch through the layer where the walk is."""
-        with torch.inference_mode(), contextlib.suppress(_Stop), self._saying(place):
+        with torch.inference_mode(), contextlib.suppress(_Stop), self._known(place):
             if self.shared:
                 self.answers.of(self.module, self.batches[place])
             else:
@@ -229,13 +229,13 @@ class Walk:
                 self.layers[self.at](*args, **kwargs)
 
     @contextlib.contextmanager
-    def _saying(self, place: int) -> Iterator[None]:
-        """Give projections what is known to go into them, and do not compute it again."""
+    def _known(self, place: int) -> Iterator[None]:
+        """Give projections the activations that are known, and do not compute them again."""
         with contextlib.ExitStack() as stack:
-            for part, said in self.said.items():
+            for part, seen in self.activations.items():
                 for path in part.sources:
-                    stack.enter_context(_silent(self.module.get_submodule(path)))
-                stack.enter_context(_feeding(self.module.get_submodule(part.projection), said[place]))
+                    stack.enter_context(_zeros(self.module.get_submodule(path)))
+                stack.enter_context(_feeding(self.module.get_submodule(part.projection), seen[place]))
             yield
 
 
@@ -287,7 +287,7 @@ def _passing(layer: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silent(projection: Any) -> Iterator[None]:
+def _zeros(projection: Any) -> Iterator[None]:
     """Let a projection answer zeros, which nobody reads."""
 
     def forward(x: Tensor) -> Tensor:
