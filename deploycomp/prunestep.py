@@ -162,6 +162,7 @@ def _meet(
         name = f"pruned-{number}"
         say = part_of(context.say, 0.8 + 0.1 * number / (CORRECTIONS + 1), 0.9)
         pair = {"source": model, name: pruner.model}
+        pruner.rest()
         speedup, low, high = measure_ratios(pair, setting, work / MEASURED, progress=say)[name]
         cost = trail[-1]["cost"]
         predicted = pruner.costs.whole / cost

@@ -11,7 +11,7 @@ BLOCKS = 4
 """Along each side; of 16 blocks, 10 are computed."""
 LEAST = 128
 """Products with fewer columns run at a lower rate than they save."""
-AT_ONCE = 256
+AT_ONCE = 128
 """Tokens that wait for one another: products of fewer read and write the sum more than they compute."""
 
 

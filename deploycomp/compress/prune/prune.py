@@ -129,7 +129,7 @@ class Pruner:
 
     def divergence(self) -> float:
         """Loss of the student on held-out rows."""
-        self._rest()
+        self.rest()
         return mean_divergence(self.answers, self.model.module, self.held_out, self.teacher)
 
     def curvature(self, seed: int) -> dict[str, Curvature]:
@@ -204,12 +204,12 @@ class Pruner:
 
     def _look(self, parts: Sequence[Sublayer], floor: float) -> dict[str, np.ndarray]:
         """Predict losses; of what they come from, second moments do not stay: they are as large as the model."""
-        self._rest()
+        self.rest()
         seen = self.curvature(self.seed)
         if not self.losses:
             file = self.scratch / ("student.safetensors" if self.parkings else "teacher.safetensors")
             self.parkings = [*self.parkings[:1], Parking(self.before.module, file)]
-        self._rest()
+        self.rest()
         losses: dict[str, np.ndarray] = {}
         for part in parts if self.method.allocation != "uniform" else ():
             losses |= predicted_losses(self.model.module, [part], seen, score=self.method.score, floor=floor)
@@ -219,26 +219,26 @@ class Pruner:
         self.seen = seen
         return losses
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
         """Let go of weights that were looked at, and of what was freed."""
         for each in self.parkings:
             each.rest()
         trim_memory()
 
     def _cut(self, levels: Mapping[str, int], curvature: Mapping[str, Curvature]) -> None:
-        self._rest()
+        self.rest()
         every = {part.name: part.units for part in sublayers(self.model.module, self.model.anatomy)}
         plan = rebuild(
             self.answers, self.model.module, self.model.anatomy, self.model.plan, self.taken, self.targets, curvature,
             every | dict(levels), chooser=self._chooser(), compensate=self.method.compensate,
-            progress=lambda _share: self._rest(),
+            progress=lambda _share: self.rest(),
         )  # fmt: skip
         self.model = replace(self.model, plan=plan)
 
     def finish(self) -> TorchModel:
         """Give the student weights of its own, so that they may be changed in place, and return it."""
         self.model = self.before = replace(self.model, module=copy.deepcopy(self.model.module))
-        self._rest()
+        self.rest()
         return self.model
 
     def levels(self) -> dict[str, int]:

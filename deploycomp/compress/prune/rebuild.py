@@ -360,12 +360,13 @@ def _cut(
 
 
 def _fit(module: nn.Module, anatomy: Anatomy, plan: Plan, part: Sublayer, seen: _Seen) -> Plan:
-    """Add the ridge solution of what is missing to the projection."""
-    gram = seen.gram.double()
+    """Add the ridge solution of what is missing to the projection; the sums are used up."""
+    gram = seen.gram.double().mT  # symmetric, and in the order of LAPACK, so that it is factored in place
+    seen.gram = torch.empty(0)
     count = gram.shape[0] - 1
     if count:
         gram.diagonal()[:count] += RIDGE * gram.diagonal()[:count].mean()
-    solution = torch.cholesky_solve(seen.missing.double(), torch.linalg.cholesky(gram))
+    solution = torch.cholesky_solve(seen.missing.double(), torch.linalg.cholesky(gram, out=gram))
     projection: Any = linear(module, part.projection)
     unbiased = projection.bias is None
     if unbiased:
