@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +34,17 @@ class Curvature:
     """Sums over calibration rows for one sublayer.
 
     Args:
-        outputs: E[g gᵀ] summed over the tokens of a row that matter, [hidden, hidden].
         inputs: Σ w h hᵀ over tokens that matter; let go of where only the rest is needed, it is as large as the model.
         fisher: Mean squared gradient of each unit's mask, [units].
         energy: E[h²] of each unit's columns, [units]; both are zero where they were not wanted.
+        root: R with RᵀR = E[g gᵀ], which is summed over the tokens of a row that matter, [any, hidden].
         tokens: How much each token matters, mean 1, [rows, tokens] for each batch.
     """
 
-    outputs: Tensor
     inputs: Gram | None
     fisher: Tensor
     energy: Tensor
+    root: Tensor
     tokens: list[Tensor] = field(default_factory=list[Tensor])
     weight: float = 0.0
 
@@ -55,10 +54,10 @@ class Curvature:
         assert self.inputs is not None
         return self.inputs.full().div_(max(self.weight, 1e-30))
 
-    @cached_property
-    def root(self) -> Tensor:
-        """R with RᵀR = E[g gᵀ]."""
-        return obs.root(self.outputs)
+    @property
+    def outputs(self) -> Tensor:
+        """E[g gᵀ], [hidden, hidden]."""
+        return self.root.T @ self.root
 
 
 class _Tap:
@@ -106,6 +105,7 @@ def measure(
     """
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Curvature] = {}
+    gradients: dict[str, Gram] = {}
     rows = sum(batch.rows for batch in batches)
     for number, batch in enumerate(batches):
         taps = {part.name: _Tap() for part in parts}
@@ -128,14 +128,14 @@ def measure(
         for part in parts:
             weight = linear(module, part.projection).weight if scores else None
             for h, g in zip(taps[part.name].inputs, taps[part.name].gradients, strict=True):
-                _add(found, part, weight, h, g, batch, number)
+                _add(found, gradients, part, weight, h, g, batch, number)
         trim_memory()  # what a batch left behind is too small for a longer one
         if progress is not None:
             progress((number + 1) / len(batches))
     tokens = sum(int(batch.mask.sum()) for batch in batches)
-    for each in found.values():
+    for name, each in found.items():
+        each.root = obs.root(gradients.pop(name).full() / rows)
         each.tokens = [weights * tokens / max(each.weight, 1e-30) for weights in each.tokens]
-        each.outputs /= rows
         each.fisher /= rows
         each.energy /= tokens
     return found
@@ -146,7 +146,14 @@ def _track(out: Tensor) -> None:
 
 
 def _add(
-    found: dict[str, Curvature], part: Sublayer, weight: Tensor | None, h: Tensor, g: Tensor, batch: Batch, number: int
+    found: dict[str, Curvature],
+    gradients: dict[str, Gram],
+    part: Sublayer,
+    weight: Tensor | None,
+    h: Tensor,
+    g: Tensor,
+    batch: Batch,
+    number: int,
 ) -> None:
     real = batch.mask
     units = part.units
@@ -154,15 +161,15 @@ def _add(
     weights = gs.square().sum(1)
     each = found.get(part.name)
     if each is None:
-        columns = h.shape[-1]
+        gradients[part.name] = Gram(g.shape[-1])
         each = found[part.name] = Curvature(
-            torch.zeros(g.shape[-1], g.shape[-1]), Gram(columns), torch.zeros(units), torch.zeros(units)
+            Gram(h.shape[-1]), torch.zeros(units), torch.zeros(units), torch.zeros(0, g.shape[-1])
         )
     if len(each.tokens) == number:
         each.tokens.append(torch.zeros(real.shape))
     each.tokens[number] += g.square().sum(-1) * real  # layers that share weights come several times
     heavy = _heavy(weights)
-    each.outputs += gs[heavy].T @ gs[heavy]
+    gradients[part.name].add(gs[heavy])
     assert each.inputs is not None
     each.inputs.add(hs[heavy] * weights[heavy, None].sqrt())
     each.weight += float(weights.sum())

@@ -331,7 +331,7 @@ class _Seen:
 def _observe(walk: Walk, part: Sublayer, targets: Sequence[Tensor] | None, curve: Curvature) -> _Seen:
     """Run the student up to a sublayer's sum and gather what least squares needs; no targets: nothing is missing."""
     columns = part.units * part.size
-    gram, missing = Gram(columns + 1), torch.zeros(columns + 1, len(curve.outputs))
+    gram, missing = Gram(columns + 1), torch.zeros(columns + 1, curve.root.shape[1])
     for (inputs, student), target, tokens, batch in zip(
         walk.sums(part), targets or repeat(None), curve.tokens, walk.batches, strict=False
     ):
