@@ -16,7 +16,7 @@ TOKENS = 512
 """Tokens of a batch at most, padding included."""
 LEAST_TOKENS = 64
 PASS_BYTES = 80_000_000
-"""What a backward pass may keep of a batch: of a BERT-base 256 tokens."""
+"""What a backward pass may keep of a batch: of a BERT-base 128 tokens."""
 VALUES = 16
 """As many as a token has channels are kept of it in each layer."""
 

@@ -30,7 +30,7 @@ class Gram:
         self._waiting: list[Tensor] = []
 
     def add(self, x: Tensor) -> None:
-        """Add xᵀ x, [tokens, columns], which stays as it is until it was."""
+        """Add xᵀ x of [tokens, columns], which nobody may change from now on: it may wait for more."""
         self._waiting.append(x)
         if sum(len(each) for each in self._waiting) >= AT_ONCE:
             self._multiply()

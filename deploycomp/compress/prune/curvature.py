@@ -26,7 +26,7 @@ from deploycomp.runtime.session import trim_memory
 __all__ = ["Curvature", "measure"]
 
 WEIGHT = 0.99
-"""Share of a batch's weight that second moments come from: a quarter of the tokens has it, all cost four times more."""
+"""Share of a batch's weight that second moments come from: a quarter to a half of the tokens has it."""
 
 
 @dataclass

@@ -62,13 +62,13 @@ def _damped(matrix: Tensor, damping: float) -> Tensor:
     return matrix
 
 
-def remove(weight: Tensor, moment: Tensor, seen: Tensor, *, size: int, step: int = 1, down_to: int = 0) -> Removal:
+def remove(weight: Tensor, moment: Tensor, gradients: Tensor, *, size: int, step: int = 1, down_to: int = 0) -> Removal:
     """Order the units of a projection's input by what it costs to remove them.
 
     Args:
         weight: W, [outputs, columns].
         moment: H, [columns, columns].
-        seen: R with RᵀR = G, [any, outputs], as `root` returns it: tr(Wᵀ G W) is |R W|², and R W is computed once.
+        gradients: R with RᵀR = G, [any, outputs], as `root` returns it: tr(Wᵀ G W) is |R W|².
         size: Columns of a unit: 1 for a neuron, the head's width for a head.
         step: Units removed before the scores are computed again.
         down_to: Units that stay at the end.
@@ -77,7 +77,7 @@ def remove(weight: Tensor, moment: Tensor, seen: Tensor, *, size: int, step: int
         The order of removal and the predicted losses.
     """
     h = inverse(moment)
-    w = seen.to(h.dtype) @ weight.to(h.dtype)
+    w = gradients.to(h.dtype) @ weight.to(h.dtype)
     units = weight.shape[1] // size
     left, alive = torch.arange(units), torch.ones(units, dtype=torch.bool)
     order: list[int] = []
