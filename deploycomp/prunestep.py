@@ -64,7 +64,8 @@ class PruneStep:
         costs, budget, table = self._costs(config, model, context, work)
         pruner = Pruner(model, rows.batches, rows.held_out, costs, Method(kinds=KINDS[config.step]), work)
         say = part_of(context.say, 0.3, 0.8)
-        trail = _rounds(pruner, budget, config, say)
+        with _reachable(config):
+            trail = [{"round": 0, "cost": costs.whole}, *pruner.descend(budget, config.rounds, say)]
         measured: list[Facts] = []
         if config.speedup is not None:
             trail, measured = _meet(pruner, model, config, context, work, trail)
@@ -125,18 +126,6 @@ def _refuse_unknown(model: TorchModel, config: Pruning) -> None:
             why=why or "it is not in the table of anatomies",
             hint="prune_ffn leaves heads alone" if model.anatomy.known else "leave the step away",
         )
-
-
-def _rounds(pruner: Pruner, budget: float, config: Pruning, say: Progress) -> list[Facts]:
-    """Go down to the budget in equal ratios."""
-    start = pruner.costs.whole
-    trail: list[Facts] = [{"round": 0, "cost": start}]
-    for number in range(1, config.rounds + 1):
-        say(f"round {number} of {config.rounds}", (number - 1) / config.rounds)
-        goal = start * (budget / start) ** (number / config.rounds)
-        with _reachable(config):
-            trail.append({"round": number, **pruner.advance(goal, seed=number, last=number == config.rounds)})
-    return trail
 
 
 @contextlib.contextmanager

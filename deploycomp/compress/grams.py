@@ -41,11 +41,11 @@ class Gram:
         for begin, block in zip(self.begins, self.blocks, strict=True):
             block.addmm_(x[:, begin : begin + len(block)].T, x[:, begin:])
 
-    def full(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def full(self) -> Tensor:
         """The whole matrix, [columns, columns]."""
         if self._waiting:
             self._multiply()
-        whole = torch.empty(self.columns, self.columns, dtype=dtype)
+        whole = torch.empty(self.columns, self.columns)
         for begin, block in zip(self.begins, self.blocks, strict=True):
             end = begin + len(block)
             whole[begin:end, begin:] = block

@@ -23,7 +23,16 @@ from deploycomp.models.anatomy import Anatomy, LayerAnatomy, describe
 from deploycomp.models.factors import RULES, Decoder, FactoredEmbedding, FactoredLinear, factored, numbers
 from deploycomp.models.plan import Bias, Cut, Factored, Heads, Layers, Plan, Vocabulary
 
-__all__ = ["apply", "head_count", "head_units", "linear", "neuron_count", "replay", "uncuttable_heads", "unique_layers"]
+__all__ = [
+    "apply",
+    "head_count",
+    "linear",
+    "neuron_count",
+    "replay",
+    "uncuttable_heads",
+    "unique_layers",
+    "unit_columns",
+]
 
 MOST_NUMBERS = 4
 """Numbers that factors may hold, in squares of the matrix's longer side: two full factors hold two."""
@@ -91,10 +100,10 @@ def neuron_count(module: nn.Module, layer: LayerAnatomy) -> int:
     return int(linear(module, layer.ffn_out).in_features)
 
 
-def head_units(kept: Sequence[int], head_dim: int) -> Tensor:
-    """Columns of O that belong to heads."""
-    heads = torch.tensor(list(kept), dtype=torch.long)
-    return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()
+def unit_columns(units: Sequence[int], size: int) -> Tensor:
+    """Columns of a projection that belong to units, *size* to each."""
+    chosen = torch.tensor(list(units), dtype=torch.long)
+    return (chosen[:, None] * size + torch.arange(size)).flatten()
 
 
 def uncuttable_heads(module: nn.Module, anatomy: Anatomy) -> str | None:
@@ -183,7 +192,7 @@ def _cut_heads(module: nn.Module, anatomy: Anatomy, layer: LayerAnatomy, kept: t
         raise InputRefused(f"heads of {anatomy.model_type} cannot be cut", why=why)
     if len(kept) == count:
         return
-    rows = head_units(kept, size)
+    rows = unit_columns(kept, size)
     owner = _owner(module, layer)
     for path in (layer.q, layer.k, layer.v, *layer.relative):
         if path is not None:
@@ -194,7 +203,7 @@ def _cut_heads(module: nn.Module, anatomy: Anatomy, layer: LayerAnatomy, kept: t
     alive = kept or (0,)  # an attention that is dead code computes one head
     for name in ("q_bias", "v_bias"):
         if isinstance(getattr(owner, name, None), nn.Parameter):
-            setattr(owner, name, _parameter(getattr(owner, name)[head_units(alive, size)]))
+            setattr(owner, name, _parameter(getattr(owner, name)[unit_columns(alive, size)]))
     _keep_columns(module, layer.o, rows)
     for name in _HEAD_COUNTS:
         if hasattr(owner, name):
@@ -207,8 +216,8 @@ def _cut_heads(module: nn.Module, anatomy: Anatomy, layer: LayerAnatomy, kept: t
 
 def _fused_rows(kept: Sequence[int], count: int, size: int, *, interleaved: bool) -> Tensor:
     if interleaved:
-        return head_units(kept, 3 * size)
-    return torch.cat([part * count * size + head_units(kept, size) for part in range(3)])
+        return unit_columns(kept, 3 * size)
+    return torch.cat([part * count * size + unit_columns(kept, size) for part in range(3)])
 
 
 def _cut_neurons(module: nn.Module, layer: LayerAnatomy, kept: tuple[int, ...]) -> None:

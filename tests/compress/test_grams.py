@@ -19,7 +19,7 @@ def test_half_of_it_is_enough(columns, seed):
         weights = torch.rand(tokens, 1, generator=draw)
         gram.add(x * weights.sqrt())
         expected += (x * weights).double().T @ x.double()
-    torch.testing.assert_close(gram.full(torch.float64), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gram.full().double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_half_of_it_is_kept():

@@ -19,11 +19,11 @@ from deploycomp.models.plan import Bias, Cut, Heads, Layers, Neurons, Plan, Voca
 from deploycomp.models.surgery import (
     apply,
     head_count,
-    head_units,
     neuron_count,
     replay,
     uncuttable_heads,
     unique_layers,
+    unit_columns,
 )
 from tests import tiny
 from tests.models.test_load import feeds_of
@@ -89,7 +89,7 @@ def test_cutting_heads_is_zeroing_columns(models, arch):
             cutted, zeroed = models(arch), models(arch)
             before = logits(zeroed)
             plan = cut(cutted, Heads(number, kept))
-            zero(zeroed, layer.o, head_units(sorted({0, 1, 2, 3} - set(kept)), SIZE))
+            zero(zeroed, layer.o, unit_columns(sorted({0, 1, 2, 3} - set(kept)), SIZE))
             expected = logits(zeroed)
             np.testing.assert_allclose(logits(cutted), expected, atol=TOLERANCE, rtol=0)
             assert np.abs(expected - before).max() > 100 * TOLERANCE  # else the test could not fail

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Removal", "columns_of", "inverse", "remove", "root"]
+from deploycomp.models.surgery import unit_columns
+
+__all__ = ["Removal", "inverse", "remove", "root"]
 
 DAMPING = 1e-2
 """Share of the mean diagonal added to H (methods.md A)."""
@@ -84,11 +86,11 @@ def remove(weight: Tensor, moment: Tensor, gradients: Tensor, *, size: int, step
     losses = [0.0]
     while (count := min(step, units - len(order) - down_to)) > 0:
         if units - len(order) < CROWDED * len(alive):
-            columns = columns_of(alive.nonzero().flatten(), size)
+            columns = unit_columns(alive.nonzero().flatten().tolist(), size)
             w, h = w[:, columns], h[columns][:, columns]
             left, alive = left[alive], alive[alive]
         picked = torch.topk(_scores(w, h, size).masked_fill(~alive, torch.inf), count, largest=False).indices
-        columns = columns_of(picked, size)
+        columns = unit_columns(picked.tolist(), size)
         loss = max(0.0, float(_score(w, h, columns)))
         losses += [losses[-1] + loss * (number + 1) / count for number in range(count)]
         _eliminate(w, h, columns)
@@ -109,11 +111,6 @@ def root(curvature: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(curvature.double())
     seen = values > NOTHING * values[-1]
     return (values[seen].sqrt()[:, None] * vectors[:, seen].T).to(curvature.dtype)
-
-
-def columns_of(units: Tensor, size: int) -> Tensor:
-    """Columns of units, each of *size* that lie together."""
-    return (units[:, None] * size + torch.arange(size)).flatten()
 
 
 def _scores(w: Tensor, h: Tensor, size: int) -> Tensor:

@@ -164,6 +164,27 @@ class Pruner:
         nearby = [dict(zip(names, each.tolist(), strict=True)) for each in mutants]
         return self._try(budget, [{}, *nearby], last=last)
 
+    def descend(self, budget: float, rounds: int, progress: Callable[[str, float], None]) -> list[dict[str, Any]]:
+        """Cut the student down to a budget in rounds of equal ratios.
+
+        Args:
+            budget: What it may cost at the end.
+            rounds: How many.
+            progress: Called with a message and the share that is done.
+
+        Returns:
+            Facts of each round, see `advance`, and its number.
+
+        Raises:
+            ValueError: Nothing that is left can be so cheap.
+        """
+        trail: list[dict[str, Any]] = []
+        for number in range(1, rounds + 1):
+            progress(f"round {number} of {rounds}", (number - 1) / rounds)
+            spent = self.costs.whole * (budget / self.costs.whole) ** (number / rounds)
+            trail.append({"round": number, **self.advance(spent, seed=number, last=number == rounds)})
+        return trail
+
     def redo(self, budget: float) -> dict[str, Any]:
         """Take back the last round, and cut to another budget with what it saw; as `advance` otherwise."""
         self.model = self.before
@@ -296,11 +317,5 @@ def prune(
             return prune(model, batches, held_out, costs, budget, method=method, scratch=Path(made), progress=progress)
     method = method or Method()
     pruner = Pruner(model, batches, held_out, costs, method, scratch)
-    trail: list[dict[str, Any]] = []
-    start = costs.total(pruner.levels())
-    for number in range(1, method.rounds + 1):
-        if progress is not None:
-            progress(f"round {number} of {method.rounds}", (number - 1) / method.rounds)
-        spent = start * (budget / start) ** (number / method.rounds)
-        trail.append({"round": number, **pruner.advance(spent, seed=number, last=number == method.rounds)})
+    trail = pruner.descend(budget, method.rounds, progress or (lambda _message, _share: None))
     return Pruned(pruner.finish(), pruner.levels(), costs.total(pruner.levels()), trail)

@@ -27,7 +27,7 @@ from deploycomp.compress.prune.curvature import Curvature
 from deploycomp.compress.prune.sublayers import Sublayer, sublayers, watch, watch_sum
 from deploycomp.models.anatomy import Anatomy
 from deploycomp.models.plan import Bias, Plan
-from deploycomp.models.surgery import apply, linear
+from deploycomp.models.surgery import apply, linear, unit_columns
 
 __all__ = ["Chooser", "Walk", "choose", "rebuild", "record_sums"]
 
@@ -187,7 +187,7 @@ class Walk:
         """Take note that of a sublayer's units, which were looked at, only these are left."""
         seen = self.activations.pop(part, None)
         if kept and seen is not None:
-            columns = obs.columns_of(torch.tensor(kept, dtype=torch.long), part.size)
+            columns = unit_columns(kept, part.size)
             self.activations[part] = [inputs[..., columns] for inputs in seen]
 
     def inputs(self, layer: int, path: str) -> Iterator[Tensor]:
@@ -271,7 +271,16 @@ def _as_returned(layer: str, hidden: Tensor) -> Any:
 
 
 @contextlib.contextmanager
-def _passing(layer: Any) -> Iterator[None]:
+def _computing(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute something else."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def _passing(layer: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Let a layer hand its input on."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -279,25 +288,16 @@ def _passing(layer: Any) -> Iterator[None]:
         beside = _BESIDE.get(type(layer).__name__)
         return hidden if beside is None else (hidden, *beside)
 
-    layer.forward = forward
-    try:
-        yield
-    finally:
-        del layer.forward
+    return _computing(layer, forward)
 
 
-@contextlib.contextmanager
-def _zeros(projection: Any) -> Iterator[None]:
+def _zeros(projection: Any) -> contextlib.AbstractContextManager[None]:
     """Let a projection answer zeros, which nobody reads."""
 
     def forward(x: Tensor) -> Tensor:
         return x.new_zeros(*x.shape[:-1], projection.out_features)
 
-    projection.forward = forward
-    try:
-        yield
-    finally:
-        del projection.forward
+    return _computing(projection, forward)
 
 
 @contextlib.contextmanager
@@ -350,8 +350,8 @@ def _cut(
     """Cut, and carry what the cut units gave over to what is missing now."""
     weight = linear(module, part.projection).weight
     gone = [unit for unit in range(part.units) if unit not in set(kept)]
-    columns = obs.columns_of(torch.tensor(kept, dtype=torch.long), part.size)
-    lost = obs.columns_of(torch.tensor(gone, dtype=torch.long), part.size)
+    columns = unit_columns(kept, part.size)
+    lost = unit_columns(gone, part.size)
     last = seen.gram.shape[0] - 1
     rows = torch.cat([columns, torch.tensor([last])])
     missing = seen.missing + seen.gram[:, lost].double() @ weight[:, lost].double().T
