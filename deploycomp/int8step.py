@@ -1,6 +1,6 @@
 """The INT8 step: calibrate, smooth, quantize, choose what is fastest and what must stay in float.
 
-    FP32 graph ─ calibrate ─ smooth ─ static | dynamic ─ tune (milliseconds here) ─ restore (until --max-drop holds)
+    FP32 graph ─ calibrate ─ smooth ─ dynamic | static | attention too ─ tune (milliseconds here) ─ restore (--max-drop)
 
 Each choice is made on rows that the result is not judged on, or on milliseconds; each is in the facts with its reason.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from deploycomp.context import Context, part_of, save_and_check
 from deploycomp.errors import UsageError, VerificationFailed
@@ -27,11 +27,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Int8Step"]
 
-Activations = Literal["static", "dynamic"]
+Variant = Literal["static", "dynamic", "static, attention too"]
+"""How activations are quantized: by calibrated ranges or by their own, and with or without attention's products."""
+
+DYNAMIC: Variant
+ATTENTION: Variant
+STATIC, DYNAMIC, ATTENTION = get_args(Variant)
 
 RANK_ROWS = 64
 """Held-out rows that layers are ranked on; all of them decide how many are put back."""
 
+COMPARED_ROWS = 256
+"""Held-out rows on which attention in INT8 is compared."""
+MAX_DISTANCE = 1.5
+"""With it, answers may be so much further from FP32: 0.9 to 1.4 times is seen on short rows, where no more of them
+change, and 1.9 times on long ones, where more do (benchmarks/RESULTS.md)."""
 
 _LOGITS = ("text-classification", "token-classification", "fill-mask")
 """Tasks whose answers are distributions: they are compared by KL divergence, others by squared error."""
@@ -51,6 +61,7 @@ class Int8Step:
 
     def apply(self, config: Int8, model: OnnxModel, context: Context) -> tuple[OnnxModel, Facts]:
         """Decide the weights' bits for the target, calibrate where there are rows, and quantize."""
+        from deploycomp.quantize.weights import UNSATURATED_BITS
         from deploycomp.runtime.cpu import why_weight_bits
 
         bits, why = why_weight_bits(context.target)
@@ -58,27 +69,39 @@ class Int8Step:
             bits, why = config.weight_bits, f"asked for (target {context.target}: {why})"
         if config.activations == "static" and context.calibration is None:
             raise UsageError("static ranges need calibration rows", why=context.uncalibrated, hint="--calibration DATA")
+        if config.attention == "int8" and context.calibration is None:
+            raise UsageError(
+                "attention in INT8 needs calibration rows", why=context.uncalibrated, hint="--calibration DATA"
+            )
+        if config.attention == "int8" and (bits < UNSATURATED_BITS or config.activations == "dynamic"):
+            seven = f"weights have 7 bits ({why}), and keys and values would saturate with 8"
+            reason = seven if bits < UNSATURATED_BITS else "activations are dynamic, as asked"
+            raise UsageError("attention cannot be in INT8", why=reason, hint="leave out --attention int8")
         facts: Facts = {"target": context.target, "why": why, "calibration": None, "uncalibrated": context.uncalibrated}
         bench = _Bench(config, context, model, cast("Literal[7, 8]", bits))
         if context.calibration is not None and config.activations != "dynamic":
             facts.update(bench.calibrate())
-        kind: Activations = "static" if bench.statistics else "dynamic"
+        variant = DYNAMIC if not bench.statistics else ATTENTION if config.attention == "int8" else STATIC
         if context.tuning:
-            kind, facts["tuning"] = bench.tune(kind)
+            variant, facts["tuning"] = bench.tune(variant)
             context.session = facts["tuning"]["session"]
-        kept, restored = bench.restore(kind)
+        variant, kept, restored = bench.restore(variant)
         facts.update(restored)
-        quantized, done = bench.quantize(kind, kept)
+        quantized, done = bench.quantize(variant, kept)
         for each in done["left_in_float"]:
             if str(each["node"]).rsplit("/", 1)[0] in kept:
                 each["reason"] = "put back to float: without it the goal does not hold"
-        return quantized, {**facts, "activations": kind, **done}
+        return quantized, {**facts, "activations": _activations(variant), **done}
 
     def ensure(self, config: Int8, model: OnnxModel, facts: Facts, context: Context) -> None:
         """Open a session and hold the answers against the source model's."""
         if not any(done for done, _ in facts["nodes"].values()):
             raise VerificationFailed("INT8 quantized 0 nodes")
         facts.update(save_and_check("int8", "int8", model, context))
+
+
+def _activations(variant: Variant) -> Literal["static", "dynamic"]:
+    return "dynamic" if variant == DYNAMIC else "static"
 
 
 @dataclass
@@ -106,14 +129,13 @@ class _Bench:
     def calibrate(self) -> Facts:
         """Take the statistics, smooth, and take them again where that changed something."""
         from deploycomp.quantize.calibrate import calibrate
-        from deploycomp.quantize.products import inputs_of_products
         from deploycomp.quantize.saturation import saturation
         from deploycomp.quantize.smooth import smooth
 
         calibration = self.context.calibration
         assert calibration is not None
         model, path = self.fresh(), self.context.traced
-        names = inputs_of_products(model)
+        names = self.calibrated(model)
         self.statistics = calibrate(model, path, calibration.feeds, names, progress=self.part(0.0, 0.2))
         smoothing: list[Facts] = []
         if self.config.smooth and not self.context.stored:  # a weight that is rebuilt must stay what it is rebuilt to
@@ -121,14 +143,30 @@ class _Bench:
             if any(each["alpha"] for each in smoothing):
                 path = self.save(model, "smooth")
                 self.smoothed = path
-                names = inputs_of_products(model)
+                names = self.calibrated(model)
                 self.statistics = calibrate(model, path, calibration.feeds, names, progress=self.part(0.2, 0.4))
         facts: Facts = {"calibration": dict(calibration.facts), "smoothing": smoothing}
         facts["saturation"] = saturation(self.fresh(), self.statistics, bits=self.bits, method=self.config.ranges)
         return facts
 
-    def quantize(self, kind: Activations, kept: Sequence[str] = ()) -> tuple[OnnxModel, Facts]:
-        """An INT8 graph with activations of *kind* and some layers left in float."""
+    def calibrated(self, model: OnnxModel) -> list[str]:
+        """Names of the activations whose ranges are needed."""
+        from deploycomp.quantize.attention import inputs_of_attention
+        from deploycomp.quantize.products import inputs_of_products
+
+        more = inputs_of_attention(model) if self.tries_attention or self.config.attention == "int8" else []
+        return list(dict.fromkeys([*inputs_of_products(model), *more]))
+
+    @property
+    def tries_attention(self) -> bool:
+        """Whether attention in INT8 is a variant to be measured."""
+        from deploycomp.quantize.weights import UNSATURATED_BITS
+
+        auto = self.config.attention == "auto" and self.config.activations != "dynamic"
+        return auto and self.context.tuning and self.bits == UNSATURATED_BITS
+
+    def quantize(self, variant: Variant, kept: Sequence[str] = ()) -> tuple[OnnxModel, Facts]:
+        """An INT8 graph with some layers left in float."""
         from deploycomp.quantize import quantize
 
         return quantize(
@@ -137,9 +175,10 @@ class _Bench:
             bits=self.bits,
             ops=self.context.recipe.export.ops,
             statistics=self.statistics,
-            activations=kind,
+            activations=_activations(variant),
             method=self.config.ranges,
             keep_float=[*self.config.keep_float, *kept],
+            attention=variant == ATTENTION,
         )
 
     def save(self, model: OnnxModel, name: str) -> Path:
@@ -150,39 +189,84 @@ class _Bench:
         save_graph(model.model, path, external_data_bytes=1 << 62 if model.nbytes < 1 << 30 else 0, size=model.nbytes)
         return path
 
-    def tune(self, default: Activations) -> tuple[Activations, Facts]:
-        """Measure static against dynamic activations, with the FP32 graph for comparison."""
+    def tune(self, default: Variant) -> tuple[Variant, Facts]:
+        """Measure the variants of quantized activations, with the FP32 graph for comparison."""
         from deploycomp.tuning import tune
 
-        kinds: list[Activations] = [default]
-        if self.config.activations == "auto" and self.statistics:
-            kinds.append("dynamic")
+        variants: list[Variant] = [default]
+        if self.config.activations == "auto" and self.config.attention != "int8" and self.statistics:
+            variants.append(DYNAMIC)
+        if self.tries_attention and self.statistics:
+            variants.append(ATTENTION)
         graphs, refused = dict[str, Path](), dict[str, str]()
-        for kind in kinds:
-            path = self.save(self.quantize(kind)[0], f"tune-{kind}")
+        for variant in variants:
+            quantized, facts = self.quantize(variant)
+            path = self.save(quantized, f"tune-{variant.split(', ')[-1].replace(' ', '-')}")
             try:
-                self.context.check(path, "int8", stage=f"{kind} variant")
+                self.context.check(path, "int8", stage=f"{variant} variant")
             except VerificationFailed as error:
-                refused[kind] = str(error.why or error)
+                refused[variant] = str(error.why or error)
+                continue
+            if variant == ATTENTION != default and (why := self.too_far(path, facts, graphs.get(STATIC))):
+                refused[variant] = why
                 continue
             self.context.describe(path)
-            graphs[kind] = path
+            graphs[variant] = path
         if not graphs:
             return default, {"seconds": 0.0, "kept": default, "session": {}, "variants": []}  # `ensure` says it aloud
         self.context.describe(self.context.traced)
         graphs["=fp32"] = self.context.traced
         shapes = self.context.recipe.benchmark or Benchmark()
         tuned = tune(graphs, shapes, refused=refused, progress=self.part(0.4, 0.8))
-        return cast("Activations", tuned.graph), tuned.facts
+        return cast("Variant", tuned.graph), tuned.facts
 
-    def restore(self, kind: Activations) -> tuple[tuple[str, ...], Facts]:
-        """Put layers back to float until the goal holds on held-out rows, first those that bring most a millisecond."""
+    def too_far(self, path: Path, facts: Facts, plain: Path | None) -> str | None:
+        """Why a graph with attention in INT8 is no candidate: its answers on held-out rows beside those of *plain*."""
+        from deploycomp.quantize.sensitivity import distance
+
+        if not facts["nodes"].get("Attention", [0])[0]:
+            whys = [each["reason"] for each in facts["left_in_float"] if each["op"] == "Attention"]
+            return whys[0] if whys else "the graph has no fused attention"
+        calibration = self.context.calibration
+        if plain is None or calibration is None or calibration.held_out is None:
+            return "there are no held-out answers to compare its own with"
+        reference = self.answers(self.context.traced, COMPARED_ROWS)
+        far, near = (
+            distance(reference, self.answers(each, COMPARED_ROWS), logits=self.model.task in _LOGITS)
+            for each in (path, plain)
+        )
+        if far <= MAX_DISTANCE * near:
+            return None
+        return f"its answers are {far / near:.1f} times as far from FP32 as with attention in float"
+
+    def answers(self, path: Path, rows: int) -> list[np.ndarray]:
+        """A graph's main output on some held-out rows, one array a row."""
+        from deploycomp.evaluate import inputs_of
+
+        calibration = self.context.calibration
+        assert calibration is not None
+        assert calibration.held_out is not None
+        predictor = self.context.predictor(path)
+        inputs = inputs_of(calibration.held_out, predictor)[:rows]
+        name = self.model.outputs[0]
+        return [row.outputs[name] for rows in predictor.raw(inputs, batch_size=1).rows for row in rows]
+
+    def restore(self, variant: Variant) -> tuple[Variant, tuple[str, ...], Facts]:
+        """Put layers back to float until the goal holds on held-out rows, first those that bring most a millisecond.
+
+        Attention goes first where only tuning chose it: it has the least to give.
+        """
         evaluate, calibration = self.context.recipe.evaluate, self.context.calibration
         if evaluate is None or evaluate.max_drop is None or calibration is None or calibration.held_out is None:
-            return (), {}
-        judge = _Judge(self, kind, calibration.held_out, evaluate.max_drop)
-        if judge.good(frozenset()):
-            return (), {"restored": {"layers": [], "drop": judge.drop(frozenset()), "rows": len(calibration.held_out)}}
+            return variant, (), {}
+        none: frozenset[str] = frozenset()
+        facts: Facts = {"rows": len(calibration.held_out)}
+        judge = _Judge(self, variant, calibration.held_out, evaluate.max_drop)
+        if variant == ATTENTION and self.config.attention == "auto" and not judge.good(none):
+            variant, facts["attention"] = STATIC, judge.drop(none)
+            judge = _Judge(self, variant, calibration.held_out, evaluate.max_drop)
+        if judge.good(none):
+            return variant, (), {"restored": {"layers": [], "drop": judge.drop(none), **facts}}
         from deploycomp.quantize.sensitivity import rank, restore_until
 
         table = rank(
@@ -195,42 +279,31 @@ class _Bench:
         order = [row["layer"] for row in table if row["recovered"] > 0]
         kept, trail = restore_until(order, judge.good)
         if not any(each["good"] for each in trail):
-            kept = frozenset[str]()  # layers in float that do not reach the goal only cost time
+            kept = none  # layers in float that do not reach the goal only cost time
         layers = sorted(kept)
-        facts = {"layers": layers, "drop": judge.drop(kept), "rows": len(calibration.held_out), "trail": trail}
-        return tuple(layers), {"restored": facts, "sensitivity": table}
+        restored = {"layers": layers, "drop": judge.drop(kept), **facts, "trail": trail}
+        return variant, tuple(layers), {"restored": restored, "sensitivity": table}
 
 
 class _Judge:
     """Answers of candidates on held-out rows."""
 
-    def __init__(self, bench: _Bench, kind: Activations, rows: Rows, max_drop: float):
+    def __init__(self, bench: _Bench, variant: Variant, rows: Rows, max_drop: float):
         self.bench, self.rows, self.max_drop = bench, rows, max_drop
-        self.kind: Activations = kind
+        self.variant: Variant = variant
         self._drops: dict[frozenset[str], float] = {}
 
     def graph(self, kept: frozenset[str]) -> Path:
         """The INT8 graph with these layers in float, on disk."""
-        return self.bench.save(self.bench.quantize(self.kind, sorted(kept))[0], "restore")
+        return self.bench.save(self.bench.quantize(self.variant, sorted(kept))[0], "restore")
 
     def answers(self, kept: frozenset[str]) -> list[np.ndarray]:
         """Its main output on some rows, one array a row."""
-        return self._run(self.graph(kept))
+        return self.bench.answers(self.graph(kept), RANK_ROWS)
 
     def reference(self) -> list[np.ndarray]:
         """The FP32 answers on the same rows."""
-        return self._run(self.bench.context.traced)
-
-    def _run(self, path: Path) -> list[np.ndarray]:
-        predictor = self.bench.context.predictor(path)
-        inputs = self._inputs(predictor)[:RANK_ROWS]
-        name = self.bench.model.outputs[0]
-        return [row.outputs[name] for rows in predictor.raw(inputs, batch_size=1).rows for row in rows]
-
-    def _inputs(self, predictor: Any) -> list[Any]:
-        from deploycomp.evaluate import inputs_of
-
-        return inputs_of(self.rows, predictor)
+        return self.bench.answers(self.bench.context.traced, RANK_ROWS)
 
     def good(self, kept: frozenset[str]) -> bool:
         """Whether the drop on all held-out rows is within the goal."""
@@ -269,10 +342,10 @@ class _Judge:
 
         shapes = self.bench.context.recipe.benchmark or Benchmark()
         costs = Costs(max(shapes.batch_size) * max(shapes.sequence_length))
-        left = {entry["name"] for entry in self.bench.quantize(self.kind)[1]["layers"]}
+        left = {entry["name"] for entry in self.bench.quantize(self.variant)[1]["layers"]}
         gains: dict[str, float] = {}
         for each in products(self.bench.fresh().model.graph):
             if each.name in left:
                 inputs, outputs = each.matrix.shape
-                gains[each.name] = costs.gain(inputs, outputs, self.kind)
+                gains[each.name] = costs.gain(inputs, outputs, _activations(self.variant))
         return gains

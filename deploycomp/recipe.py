@@ -124,6 +124,8 @@ class Int8(_Strict):
     embeddings: bool = True
     activations: Literal["auto", "static", "dynamic"] = "auto"
     """Ranges `static` from calibration rows or `dynamic` from each batch; `auto` takes static where there are rows."""
+    attention: Literal["auto", "int8", "float"] = "auto"
+    """The products of attention; `auto` tries INT8 while tuning and keeps it where it is faster and answers as well."""
     ranges: Literal["minmax", "mse", "percentile", "entropy"] = "minmax"
     """How a static range is taken from the activations that were seen."""
     smooth: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from deploycomp.artifact import MANIFEST
 from deploycomp.context import Context
 from deploycomp.errors import UsageError, VerificationFailed
 from deploycomp.evaluate import Drop
-from deploycomp.int8step import Int8Step
+from deploycomp.int8step import ATTENTION, Int8Step
 from deploycomp.measure.candidate import Candidate
 from deploycomp.pipeline import ExportResult, export_model
 from deploycomp.recipe import Benchmark, Calibrate, Evaluate, Export, Fixed, Int8, Recipe
@@ -346,3 +347,111 @@ def test_tuning_is_for_this_machine_or_on_demand(
     with pytest.raises(VerificationFailed, match="far enough"):
         export_model(made.recipe(target=target, tune=tune), tmp_path / "out")
     assert seen == [expected]
+
+
+# ------------------------------------------------------------ attention in INT8
+
+
+def attention_in_int8(**more: Any) -> Recipe:
+    return recipe(weight_bits=8, **{"held_out": 20, "tune": True, **more})
+
+
+def variants(said: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in said["tuning"]["variants"] if each["what"] == "graph"}
+
+
+def test_tuning_keeps_attention_in_int8_where_it_is_faster(
+    clock: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("deploycomp.int8step.MAX_DISTANCE", 100)
+    clock[ATTENTION] = 0.5
+    done = export_model(attention_in_int8(), tmp_path / "out")
+    said = facts(done)
+    assert said["tuning"]["kept"] == ATTENTION
+    assert said["activations"] == "static"
+    assert said["nodes"]["Attention"] == [tiny.LAYERS - 1, tiny.LAYERS], "the last layer has one query"
+    assert "QLinearMatMul" in operators(done)
+    assert Predictor.load(done.artifact.path)(TEXTS[0]).label in tiny.TEXT_LABELS
+
+
+def test_attention_in_int8_answers_alike_alone_and_in_a_batch(tmp_path: Path):
+    done = export_model(recipe(weight_bits=8, attention="int8"), tmp_path / "out")
+    predictor = Predictor.load(done.artifact.path)
+    alone, together = (predictor.raw(TEXTS, batch_size=size).rows for size in (1, 16))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one[0].outputs["logits"], other[0].outputs["logits"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "limit", "why"),
+    [
+        (20, 0.0, r"its answers are \d+\.\d times as far from FP32 as with attention in float"),
+        (0, 100.0, "there are no held-out answers to compare its own with"),
+    ],
+)
+def test_attention_in_int8_is_refused_with_the_reason(
+    clock: dict[str, float], held_out: int, limit: float, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("deploycomp.int8step.MAX_DISTANCE", limit)
+    clock[ATTENTION] = 0.5
+    done = export_model(attention_in_int8(held_out=held_out), tmp_path / "out")
+    assert re.fullmatch(why, variants(facts(done))[ATTENTION]["why"])
+    assert facts(done)["tuning"]["kept"] == "static"
+    assert "QLinearMatMul" not in operators(done)
+
+
+def test_attention_that_cannot_be_in_int8_is_refused_with_the_reason(clock: dict[str, float], tmp_path: Path):
+    clock[ATTENTION] = 0.5
+    steps = (Export(opset=18), Int8(weight_bits=8))
+    done = export_model(attention_in_int8().model_copy(update={"steps": steps}), tmp_path / "out")
+    assert variants(facts(done))[ATTENTION]["why"] == "the graph has no fused attention"
+
+
+@pytest.mark.parametrize("asked", [{"attention": "float"}, {"activations": "dynamic"}, {"weight_bits": 7}])
+@pytest.mark.usefixtures("clock")
+def test_attention_is_tried_only_where_it_may_be_kept(asked: dict[str, Any], tmp_path: Path):
+    done = export_model(recipe(held_out=20, tune=True, **{"weight_bits": 8, **asked}), tmp_path / "out")
+    assert ATTENTION not in variants(facts(done))
+
+
+@pytest.mark.usefixtures("clock")
+def test_attention_in_int8_on_demand_is_not_measured_away(clock: dict[str, float], tmp_path: Path):
+    clock["dynamic"] = 0.1
+    done = export_model(attention_in_int8(attention="int8"), tmp_path / "out")
+    assert set(variants(facts(done))) == {ATTENTION, "fp32"}
+    assert "QLinearMatMul" in operators(done)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [({"weight_bits": 7}, "weights have 7 bits"), ({"activations": "dynamic"}, "activations are dynamic, as asked")],
+)
+def test_attention_in_int8_that_would_be_wrong_is_refused(asked: dict[str, Any], why: str, tmp_path: Path):
+    with pytest.raises(UsageError, match="attention cannot be in INT8") as caught:
+        export_model(recipe(attention="int8", **{"weight_bits": 8, **asked}), tmp_path / "out")
+    assert str(caught.value.why).startswith(why)
+    assert made.entries(tmp_path) == []
+
+
+def test_attention_in_int8_without_rows_is_refused(tmp_path: Path):
+    asked = made.recipe(steps=(Export(), Int8(attention="int8")))
+    with pytest.raises(UsageError, match="attention in INT8 needs calibration rows") as caught:
+        export_model(asked, tmp_path / "out")
+    assert caught.value.why == UNCALIBRATED
+
+
+@pytest.mark.usefixtures("even")
+def test_attention_goes_back_to_float_before_any_layer(
+    clock: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from deploycomp.int8step import _Judge
+
+    monkeypatch.setattr("deploycomp.int8step.MAX_DISTANCE", 100)
+    monkeypatch.setattr(_Judge, "good", lambda self, _: self.variant != ATTENTION)
+    clock[ATTENTION] = 0.5
+    done = export_model(attention_in_int8(goal=1.0), tmp_path / "out")
+    said = facts(done)
+    assert said["restored"]["layers"] == []
+    assert said["restored"]["attention"] is not None
+    assert "QLinearMatMul" not in operators(done)
+    assert "went back to float" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")

@@ -149,7 +149,7 @@ BAD = [
     ("limit: 3", "recipe: limit", "Extra inputs", None, "'limit' belongs to evaluate"),
     ("benchmark: {batchsize: [1]}", "recipe: benchmark.batchsize", "Extra inputs", None, "did you mean 'batch_size'?"),
     ("steps: [{step: export, opsett: 18}]", "recipe: steps.0.export.opsett", "Extra", None, "did you mean 'opset'?"),
-    ("zzz: 3", "recipe: zzz", "Extra inputs", None, "known keys: activations, allow_random, batch, batch_size"),
+    ("zzz: 3", "recipe: zzz", "Extra inputs", None, "known keys: activations, allow_random, attention, batch"),
     ("evaluate: {limit: 3}", "recipe: evaluate.data", "Field required", None, None),
     # values
     ("version: 2", "recipe: version", "should be 1", None, None),

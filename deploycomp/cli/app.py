@@ -126,6 +126,10 @@ def export(
     activations: Annotated[
         str | None, typer.Option(help="auto (default), static (ranges from calibration) or dynamic.")
     ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(help="Products of attention: auto (default: INT8 where tuning finds it faster), int8 or float."),
+    ] = None,
     keep_float: Annotated[
         list[str] | None, typer.Option(help="Leave layers in float: '*.output.dense'. Repeatable.", metavar="PATTERN")
     ] = None,
@@ -180,6 +184,7 @@ def export(
         ),
         quantization={
             "activations": activations,
+            "attention": attention,
             "ranges": calibration_method,
             "keep_float": tuple(keep_float) if keep_float else None,
         },

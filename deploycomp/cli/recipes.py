@@ -170,6 +170,7 @@ def build_gate(recipe: str | None, given: Values) -> Gate:
 
 _SPELLING = {
     "activations": "--activations",
+    "attention": "--attention",
     "ranges": "--calibration-method",
     "keep_float": "--keep-float",
     "data": "--calibration",

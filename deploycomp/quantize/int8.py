@@ -1,9 +1,9 @@
 """INT8: weights are stored as S8 per output channel, activations are quantized to U8, while running or calibrated.
 
 Static needs no pass over an activation for its range, and an answer does not depend on batch mates; dynamic needs no
-data. The rewrites are drawn in `rewrite.py`. Everything but products and embeddings stays in float on purpose: the
-residual sum, LayerNorm, softmax and GELU are where INT8 loses accuracy (Bondarenko et al. 2021, arXiv 2109.12948), and
-outputs of the integer products are float anyway.
+data. The rewrites are drawn in `rewrite.py` and `attention.py`. Everything but products and embeddings stays in float
+on purpose: the residual sum, LayerNorm, softmax and GELU are where INT8 loses accuracy (Bondarenko et al. 2021, arXiv
+2109.12948), and outputs of the integer products are float anyway.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 from deploycomp.errors import UsageError, VerificationFailed
 from deploycomp.onnxmodel import Facts, OnnxModel, name_nodes_once
+from deploycomp.quantize.attention import attentions, rewrite_attention
 from deploycomp.quantize.products import is_standard, layer_name
 from deploycomp.quantize.rewrite import CONTRIB, Activations, Work, rewrite_embedding, rewrite_product
+from deploycomp.quantize.weights import UNSATURATED_BITS
 from deploycomp.recipe import Int8
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ _REWRITES: dict[str, Callable[[ir.Node, Work], str | None]] = {
     "MatMul": rewrite_product,
     "Gemm": rewrite_product,
     "Gather": rewrite_embedding,
+    "Attention": rewrite_attention,
 }
 
 _WEIGHT = {"MatMul": 1, "Gemm": 1, "Gather": 0}
@@ -53,8 +56,9 @@ def quantize(
     clip: Clip = "max",
     keep_float: Sequence[str] = (),
     split: bool = False,
+    attention: bool = False,
 ) -> tuple[OnnxModel, Facts]:
-    """Quantize every MatMul, Gemm and embedding that holds weights, in place.
+    """Quantize every MatMul, Gemm and embedding that holds weights, in place, and attention where that is asked for.
 
     Args:
         model: An FP32 graph; its weights are replaced one by one, so that memory does not double.
@@ -69,6 +73,8 @@ def quantize(
         clip: See `quantize_weight`.
         keep_float: Patterns over names of nodes and layers that stay in float, whatever *activations* says.
         split: Write DynamicQuantizeLinear and MatMulIntegerToFloat also where an input is used once.
+        attention: Quantize the products of attention too, where statistics know its inputs and what reads it is static.
+            With 7 bits it stays in float, as keys and values have 8 and would saturate where weights do.
 
     Returns:
         The model and the facts: coverage in nodes and bytes, a reason for every node left in float, and for each
@@ -78,9 +84,10 @@ def quantize(
         UsageError: A pattern fits nothing, or static is asked for without statistics.
         VerificationFailed: Not one node could be quantized.
     """
-    if statistics is None and activations != "dynamic":
+    if statistics is None and (activations != "dynamic" or attention):
         raise UsageError("static ranges need calibration", where="int8", hint="give the step data to calibrate on")
     graph = model.model.graph
+    first = attentions(graph) if attention and bits == UNSATURATED_BITS else []
     work = Work(
         graph=graph,
         bits=bits,
@@ -94,9 +101,7 @@ def quantize(
     )
     seen: dict[str, list[int]] = {}
     reasons: list[dict[str, str]] = []
-    for node in list(graph):
-        if node.op_type not in _REWRITES or not is_standard(node):
-            continue
+    for node in [*first, *(node for node in graph if node.op_type in _WEIGHT and is_standard(node))]:
         name, reason = node.name or node.op_type, _REWRITES[node.op_type](node, work)
         if reason == "":
             continue  # an index computation, not a table of weights
@@ -125,12 +130,13 @@ def quantize(
 def _kinds(
     graph: ir.Graph, activations: Literal["dynamic", "static"] | Mapping[str, Activations], keep_float: Sequence[str]
 ) -> dict[ir.Node, Activations]:
-    """Node with weights → its kind."""
+    """Node with weights, or Attention → its kind."""
     default: Activations = activations if isinstance(activations, str) else "static"
     patterns: list[tuple[str, Activations]] = [(pattern, "float") for pattern in keep_float]
     patterns += [] if isinstance(activations, str) else activations.items()
     nodes = {node: [str(node.name), layer] for node in graph if (layer := _layer(node)) is not None}
-    names = list(dict.fromkeys(name for both in nodes.values() for name in both))
+    nodes |= {node: [str(node.name)] for node in attentions(graph)}
+    names = list(dict.fromkeys(name for known in nodes.values() for name in known))
     for pattern, _ in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             close = difflib.get_close_matches(pattern, names, cutoff=CLOSE)
@@ -140,13 +146,13 @@ def _kinds(
                 hint=f"{'close' if close else 'for example'}: {', '.join(close or names[:3])}",
             )
 
-    def kind(both: list[str]) -> Activations:
+    def kind(known: list[str]) -> Activations:
         for pattern, wanted in patterns:
-            if any(fnmatchcase(name, pattern) for name in both):
+            if any(fnmatchcase(name, pattern) for name in known):
                 return wanted
         return default
 
-    return {node: kind(both) for node, both in nodes.items()}
+    return {node: kind(known) for node, known in nodes.items()}
 
 
 def _layer(node: ir.Node) -> str | None:

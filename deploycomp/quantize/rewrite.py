@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from deploycomp.quantize.calibrate import Statistics
 
-__all__ = ["CONTRIB", "Activations", "Work", "rewrite_embedding", "rewrite_product"]
+__all__ = ["CONTRIB", "Activations", "Quantized", "Work", "rewrite_embedding", "rewrite_product", "store"]
 
 CONTRIB = "com.microsoft"
 
@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class _Input:
+class Quantized:
     """An activation in U8 with its scale and zero point."""
 
     x: ir.Value
@@ -69,9 +69,9 @@ class Work:
     method: Method
     statistics: Mapping[str, Statistics]
     kinds: Mapping[ir.Node, Activations]
-    """Node with weights → how it takes its input."""
+    """Node with weights, or Attention → how it takes its input."""
     weights: dict[tuple[int, bool], _Weight] = field(default_factory=dict)
-    inputs: dict[tuple[int, str], _Input] = field(default_factory=dict)
+    inputs: dict[tuple[int, str], Quantized] = field(default_factory=dict)
     layers: list[Facts] = field(default_factory=list)
 
 
@@ -151,7 +151,7 @@ def _emit(product: Product, weight: _Weight, bias: ir.Value | None, kind: Activa
     work.graph.remove([each for each in (product.add, node) if each is not None], safe=True)
 
 
-def _standard(name: str, x: _Input, weight: _Weight, bias: ir.Value | None) -> list[ir.Node]:
+def _standard(name: str, x: Quantized, weight: _Weight, bias: ir.Value | None) -> list[ir.Node]:
     import onnx_ir as ir
 
     product = ir.node("MatMulInteger", [x.x, weight.stored, x.zero_point], name=f"{name}/MatMulInteger")
@@ -164,7 +164,7 @@ def _standard(name: str, x: _Input, weight: _Weight, bias: ir.Value | None) -> l
     return nodes
 
 
-def _input(x: ir.Value, name: str, kind: Activations, work: Work) -> tuple[_Input, list[ir.Node]]:
+def _input(x: ir.Value, name: str, kind: Activations, work: Work) -> tuple[Quantized, list[ir.Node]]:
     """The U8 form of an activation, computed once however many products read it."""
     import onnx_ir as ir
 
@@ -173,13 +173,13 @@ def _input(x: ir.Value, name: str, kind: Activations, work: Work) -> tuple[_Inpu
         return known, []
     if kind == "dynamic":
         node = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=f"{name}/DynamicQuantizeLinear")
-        made = _Input(node.outputs[0], node.outputs[1], node.outputs[2])
+        made = Quantized(node.outputs[0], node.outputs[1], node.outputs[2])
     else:
         scale, zero_point = choose_range(work.statistics[str(x.name)], work.method)
-        scales = _initializer(work.graph, f"{x.name}_scale", np.asarray(scale))
-        zero_points = _initializer(work.graph, f"{x.name}_zero_point", np.asarray(zero_point))
+        scales = store(work.graph, f"{x.name}_scale", np.asarray(scale))
+        zero_points = store(work.graph, f"{x.name}_zero_point", np.asarray(zero_point))
         node = ir.node("QuantizeLinear", [x, scales, zero_points], name=f"{name}/QuantizeLinear")
-        made = _Input(node.outputs[0], scales, zero_points)
+        made = Quantized(node.outputs[0], scales, zero_points)
     work.inputs[id(x), kind] = made
     return made, [node]
 
@@ -205,8 +205,8 @@ def _weight(
     error = float(np.linalg.norm(integers * scale - matrix) / max(float(np.linalg.norm(matrix)), 1e-30))
     name = (value.name or "weight").removesuffix("_t")
     suffix = "_rows" if by_row else ""
-    stored = _initializer(work.graph, f"{name}{suffix}_int8", np.ascontiguousarray(integers))
-    scales = _initializer(work.graph, f"{name}{suffix}_scale", scale if by_row else scale.reshape(-1))
+    stored = store(work.graph, f"{name}{suffix}_int8", np.ascontiguousarray(integers))
+    scales = store(work.graph, f"{name}{suffix}_scale", scale if by_row else scale.reshape(-1))
     work.weights[key] = _Weight(stored, scales, integers, scale)
     work.layers.append(
         {
@@ -230,10 +230,10 @@ def _bias(product: Product, weight: _Weight, statistics: Statistics | None, work
     array = corrected_bias(product.matrix, weight.integers, weight.scale, statistics.mean, old)
     # Named after the node: products that share a weight have different inputs, so different corrections.
     name = str(product.bias.name) if product.bias is not None else f"{product.node.name or product.name}.bias"
-    return _initializer(work.graph, f"{name}_corrected", array), True
+    return store(work.graph, f"{name}_corrected", array), True
 
 
-def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+def store(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
     """Store an array under *name*, or the next free one."""
     import onnx_ir as ir
 

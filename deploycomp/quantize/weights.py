@@ -14,7 +14,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LARGEST", "Clip", "corrected_bias", "quantize_weight"]
+__all__ = ["LARGEST", "UNSATURATED_BITS", "Clip", "corrected_bias", "quantize_weight"]
+
+UNSATURATED_BITS = 8
+"""Of weights for a target whose integer sums do not saturate."""
 
 LARGEST = {8: 127, 7: 64}
 """Largest magnitude of a weight by bits. 64 for 7: 2·255·64 = 32640 fits the saturating int16 sum of VPMADDUBSW."""

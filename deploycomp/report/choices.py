@@ -152,6 +152,8 @@ def _restored(facts: Facts) -> Iterator[str]:
     if not restored:
         return
     rows = fmt.plural(restored["rows"], "held-out row")
+    if restored.get("attention") is not None:
+        yield f"attention went back to float first: the goal did not hold on {rows} with it in INT8"
     if goal_missed(facts):
         yield f"the goal does not hold on {rows} whichever layers stay in float, so none was put back"
     elif layers:
