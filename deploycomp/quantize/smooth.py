@@ -73,6 +73,7 @@ def smooth(
         The model, and for each activation: its name, the layers that read it, α (0 for left alone), the relative
         squared error of the outputs before and after, how it was folded and, where it was left alone, why.
     """
+    _separate_vectors(model.model.graph)
     groups: dict[ir.Value, list[Product]] = {}
     for product in products(model.model.graph):
         groups.setdefault(product.x, []).append(product)
@@ -84,6 +85,21 @@ def smooth(
             facts.append({**about, **_smooth(x, group, known, model.model.graph, bits, explicit)})
     name_nodes_once(model.model.graph)
     return model, facts
+
+
+def _separate_vectors(graph: ir.Graph) -> None:
+    """Give every reader of a bias or norm its own: export stores equal ones once, and folding changes one of them."""
+    import onnx_ir as ir
+
+    for value in list(graph.initializers.values()):
+        array = constant(value)
+        if array is None or array.ndim != 1 or array.dtype != np.float32:
+            continue
+        for number, (node, place) in enumerate(list(value.uses())[1:], start=2):
+            name = f"{value.name}/{number}"
+            own = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+            graph.register_initializer(own)
+            node.replace_input_with(place, own)
 
 
 def _smooth(

@@ -19,18 +19,19 @@ OUTLIER = np.where(np.arange(WIDTH) == 7, 60.0, 1.0)
 """One channel is sixty times as strong as the others."""
 
 
-def attention() -> OnnxModel:
-    """Q, K, V → MultiHeadAttention → O, with a strong channel in V."""
+def attention(*, shared: bool = False) -> OnnxModel:
+    """Q, K, V → MultiHeadAttention → O, with a strong channel in V, whose bias K may have too."""
     x = tensor("x", ir.DataType.FLOAT, "b", "s", WIDTH)
     matrices = [stored(f"{name}.weight", weights(WIDTH, WIDTH, seed=i)) for i, name in enumerate("qkvo")]
     matrices[2] = stored("v.weight", weights(WIDTH, WIDTH, seed=2) * OUTLIER)
     bias = stored("v.bias", weights(WIDTH, seed=4) * OUTLIER)
     q, k, v = (ir.node("MatMul", [x, w], name=f"{n}/MatMul") for n, w in zip("qkv", matrices[:3], strict=True))
     add = ir.node("Add", [v.outputs[0], bias], name="v/Add")
-    inputs = [q.outputs[0], k.outputs[0], add.outputs[0]]
+    same = [ir.node("Add", [k.outputs[0], bias], name="k/Add")] if shared else []
+    inputs = [q.outputs[0], same[0].outputs[0] if shared else k.outputs[0], add.outputs[0]]
     mix = ir.node("MultiHeadAttention", inputs, {"num_heads": 4}, domain="com.microsoft", name="mha")
     out = ir.node("MatMul", [mix.outputs[0], matrices[3]], name="o/MatMul")
-    return graphs.onnx([x], out.outputs[0], [q, k, v, add, mix, out], [*matrices, bias])
+    return graphs.onnx([x], out.outputs[0], [q, k, v, *same, add, mix, out], [*matrices, bias])
 
 
 def norm(*, residual: bool) -> OnnxModel:
@@ -68,6 +69,7 @@ def glu(*, split: bool) -> OnnxModel:
 
 CASES = {
     "value": attention,
+    "value, its bias stored once for two": lambda: attention(shared=True),
     "norm": lambda: norm(residual=False),
     "gate": lambda: glu(split=False),
     "gate, packed": lambda: glu(split=True),
