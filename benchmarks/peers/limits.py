@@ -1,10 +1,10 @@
 """What limits a cell: the operators of both sides, and what the integer products alone take.
 
-    .venv/bin/python benchmarks/peers/limits.py minilm-l6-wnut17 [--shape 8x128] [--threads 1]
+    .venv/bin/python benchmarks/peers/limits.py minilm-l6-wnut17 [--shape 8x128] [--threads 1] [--ours ARTIFACT]
 
-Ours is what `run.py` exported last, the peer its OpenVINO INT8. Times are medians of single nodes, profiling included,
-so they add up to a little more than a call. `products alone` runs each matrix product of ours as a bare MatMulInteger
-(int32 out: no scales, no bias, no quantization), `ceiling` is the largest rate that any of them reaches.
+Ours is what `run.py` exported last, or ARTIFACT, the peer its OpenVINO INT8. Times are medians of single nodes,
+profiling included, so they add up to a little more than a call. `products alone` runs each matrix product of ours as a
+bare MatMulInteger (int32 out: no scales, no bias, no quantization), `ceiling` is the largest rate that any reaches.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,11 @@ KINDS = {
     "sums and scalings": ("Add", "Mul", "Multiply"),
 }
 """What the two sides call the same work. OpenVINO's GELU is part of its products, its attention is a subgraph."""
+
+OF_ATTENTION = re.compile(
+    r"/(Add(Bias|Padding)|Join|Mix|Quantize([QKV]|Probabilities)|Scores|Softmax|(Split|Transpose)[QKVX])_kernel_time$"
+)
+"""Nodes that `deploycomp.quantize.attention` writes."""
 
 Feeds = dict[str, np.ndarray]
 Times = dict[str, float]
@@ -61,7 +67,8 @@ def profile_ours(model: Path, threads: int, batch: int, tokens: int) -> Times:
     nodes: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            nodes[event["args"]["op_name"], event["name"]].append(event["dur"])
+            operator = "Attention" if OF_ATTENTION.search(event["name"]) else event["args"]["op_name"]
+            nodes[operator, event["name"]].append(event["dur"])
     return _by_operator({key: values[WARM_CALLS:] for key, values in nodes.items()})
 
 
@@ -102,7 +109,7 @@ def products(model: Path, threads: int, batch: int, tokens: int) -> tuple[float,
     for node in graph.node:
         if any(each in thin for each in node.input) and node.op_type != "Gather":
             thin.update(node.output)
-        if node.op_type not in ("MatMulIntegerToFloat", "DynamicQuantizeMatMul"):
+        if node.op_type not in ("MatMulIntegerToFloat", "DynamicQuantizeMatMul") or node.input[1] not in shapes:
             continue
         inputs, outputs = shapes[node.input[1]]
         rows = batch * (1 if node.input[0] in thin else tokens)
@@ -166,6 +173,7 @@ def main() -> None:
     parser.add_argument("model", help="its name, as run.py knows it")
     parser.add_argument("--shape", default="8x128", help="batch x tokens; default: %(default)s")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ours", type=Path, metavar="ARTIFACT", help="instead of what run.py exported last")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deploycomp-benchmarks"
     parser.add_argument(
         "--work", type=Path, default=cache, help="where run.py keeps what it made; default: %(default)s"
@@ -173,7 +181,7 @@ def main() -> None:
     parser.add_argument("--side", choices=("ours", "openvino"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     batch, tokens = (int(each) for each in asked.shape.split("x"))
-    graph = asked.work / "deploycomp" / asked.model / "model.onnx"
+    graph = (asked.ours or asked.work / "deploycomp" / asked.model) / "model.onnx"
     peer = asked.work / "openvino" / asked.model / "int8.xml"
     os.sched_setaffinity(0, range(asked.threads))
     if asked.side == "openvino":
