@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,12 +71,12 @@ def main() -> None:
         train = str(DATA / TASKS["squad"].train)
         export_int8(model, int8, "--no-benchmark", "--no-tune", "--calibration", train)
         exact, given = logits(float32, asked.rows), logits(int8, asked.rows)
-    lines: list[tuple[Any, ...]] = [("error of the logits", "answers that stay"), ("---:", "---:")]
+    lines: list[tuple[str, str]] = [("error of the logits", "answers that stay"), ("---:", "---:")]
     for share in NOISE:
         same = np.mean([kept(exact, disturbed(exact, share, draw)) for _ in range(DRAWS)])
         lines.append((f"noise, {share:.1%}", f"{same:.1%}"))
     lines.append((f"INT8, {error(exact, given):.1%}", f"{kept(exact, given):.1%}"))
-    print("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
+    print("\n".join(f"| {' | '.join(line)} |" for line in lines))
     print(f"\n{len(exact):,} windows of {asked.rows:,} rows of SQuAD, validation; noise drawn {DRAWS} times.")
 
 

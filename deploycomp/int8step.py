@@ -104,6 +104,14 @@ def _activations(variant: Variant) -> Literal["static", "dynamic"]:
     return "dynamic" if variant == DYNAMIC else "static"
 
 
+def _left_in_float(facts: Facts) -> str | None:
+    """Why no attention became INT8; None where one did."""
+    if facts["nodes"].get("Attention", [0])[0]:
+        return None
+    reasons = (each["reason"] for each in facts["left_in_float"] if each["op"] == "Attention")
+    return next(reasons, "the graph has no fused attention")
+
+
 @dataclass
 class _Bench:
     """One FP32 graph on the bench, and what is known about it."""
@@ -201,13 +209,16 @@ class _Bench:
         graphs, refused = dict[str, Path](), dict[str, str]()
         for variant in variants:
             quantized, facts = self.quantize(variant)
+            if variant == ATTENTION != default and (why := _left_in_float(facts)):
+                refused[variant] = why
+                continue
             path = self.save(quantized, f"tune-{variant.split(', ')[-1].replace(' ', '-')}")
             try:
                 self.context.check(path, "int8", stage=f"{variant} variant")
             except VerificationFailed as error:
                 refused[variant] = str(error.why or error)
                 continue
-            if variant == ATTENTION != default and (why := self.too_far(path, facts, graphs.get(STATIC))):
+            if variant == ATTENTION != default and (why := self.too_far(path, graphs.get(STATIC))):
                 refused[variant] = why
                 continue
             self.context.describe(path)
@@ -220,13 +231,10 @@ class _Bench:
         tuned = tune(graphs, shapes, refused=refused, progress=self.part(0.4, 0.8))
         return cast("Variant", tuned.graph), tuned.facts
 
-    def too_far(self, path: Path, facts: Facts, plain: Path | None) -> str | None:
+    def too_far(self, path: Path, plain: Path | None) -> str | None:
         """Why a graph with attention in INT8 is no candidate: its answers on held-out rows beside those of *plain*."""
         from deploycomp.quantize.sensitivity import distance
 
-        if not facts["nodes"].get("Attention", [0])[0]:
-            whys = [each["reason"] for each in facts["left_in_float"] if each["op"] == "Attention"]
-            return whys[0] if whys else "the graph has no fused attention"
         calibration = self.context.calibration
         if plain is None or calibration is None or calibration.held_out is None:
             return "there are no held-out answers to compare its own with"
@@ -265,7 +273,7 @@ class _Bench:
         judge = _Judge(self, variant, calibration.held_out, evaluate.max_drop)
         if variant == ATTENTION and self.config.attention == "auto" and not judge.good(none):
             variant, facts["attention"] = STATIC, judge.drop(none)
-            judge = _Judge(self, variant, calibration.held_out, evaluate.max_drop)
+            judge.turn_to(variant)
         if judge.good(none):
             return variant, (), {"restored": {"layers": [], "drop": judge.drop(none), **facts}}
         from deploycomp.quantize.sensitivity import rank, restore_until
@@ -293,6 +301,11 @@ class _Judge:
         self.bench, self.rows, self.max_drop = bench, rows, max_drop
         self.variant: Variant = variant
         self._drops: dict[frozenset[str], float] = {}
+
+    def turn_to(self, variant: Variant) -> None:
+        """Judge another variant by the same FP32 answers."""
+        self.variant = variant
+        self._drops.clear()
 
     def graph(self, kept: frozenset[str]) -> Path:
         """The INT8 graph with these layers in float, on disk."""

@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import onnx_ir as ir
 
-__all__ = ["DATA_SUFFIX", "Facts", "OnnxModel", "file_bytes", "name_nodes_once", "save_graph"]
+__all__ = [
+    "DATA_SUFFIX",
+    "Facts",
+    "OnnxModel",
+    "file_bytes",
+    "name_nodes_once",
+    "save_graph",
+    "share_array",
+    "store_array",
+]
 
 Facts = dict[str, Any]
 """What a step did: plain numbers and reasons, the same on every run of the same recipe."""
@@ -111,6 +122,24 @@ def _field(number: int, length: int) -> bytes:
             value >>= 7
         out.append(value)
     return bytes(out)
+
+
+def store_array(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    """Store an array in a graph under *name*, or the next free one."""
+    import onnx_ir as ir
+
+    free, number = name, 1
+    while free in graph.initializers:
+        number += 1
+        free = f"{name}_{number}"
+    value = ir.Value(name=free, const_value=ir.tensor(array, name=free))
+    graph.register_initializer(value)
+    return value
+
+
+def share_array(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    """What a graph has stored under *name*, or *array*, stored there for all who ask again."""
+    return graph.initializers[name] if name in graph.initializers else store_array(graph, name, array)
 
 
 def name_nodes_once(graph: ir.Graph) -> None:

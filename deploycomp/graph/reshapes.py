@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deploycomp.onnxmodel import share_array
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -53,7 +55,6 @@ def settle_shapes(graph: ir.Graph) -> int:
         How many targets are constants now.
     """
     import numpy as np
-    import onnx_ir as ir
 
     settled = 0
     for node in list(graph):
@@ -63,10 +64,7 @@ def settle_shapes(graph: ir.Graph) -> int:
         if target is None:
             continue
         name = "shape_" + "_".join(map(str, target)).replace("-1", "rest")
-        if name not in graph.initializers:
-            value = ir.Value(name=name, const_value=ir.tensor(np.array(target, np.int64), name=name))
-            graph.register_initializer(value)
-        node.replace_input_with(1, graph.initializers[name])
+        node.replace_input_with(1, share_array(graph, name, np.array(target, np.int64)))
         node.attributes.pop("allowzero", None)  # torch writes it always; here 0 means "as in the input"
         settled += 1
     return settled

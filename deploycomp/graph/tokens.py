@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from deploycomp.onnxmodel import share_array
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -110,18 +112,12 @@ def _broadcasts(value: ir.Value) -> bool:
 
 def _first_token(graph: ir.Graph, node: ir.Node, value: ir.Value, cut: dict[int, ir.Value]) -> ir.Value:
     """*value* cut to [batch, 1, width], once however many nodes need it."""
+    import numpy as np
     import onnx_ir as ir
 
     if id(value) not in cut:
-        name = "first_token"
-        if name not in graph.initializers:
-            import numpy as np
-
-            index = ir.Value(name=name, const_value=ir.tensor(np.zeros(1, np.int64), name=name))
-            graph.register_initializer(index)
-        gather = ir.node(
-            "Gather", [value, graph.initializers[name]], {"axis": _TOKENS}, name=f"{value.name}/FirstToken"
-        )
+        index = share_array(graph, "first_token", np.zeros(1, np.int64))
+        gather = ir.node("Gather", [value, index], {"axis": _TOKENS}, name=f"{value.name}/FirstToken")
         graph.insert_before(node, gather)
         cut[id(value)] = gather.outputs[0]
     return cut[id(value)]

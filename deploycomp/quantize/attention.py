@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from deploycomp.onnxmodel import OnnxModel
+from deploycomp.onnxmodel import OnnxModel, share_array, store_array
 from deploycomp.quantize.products import Product, find_product, is_standard
 from deploycomp.quantize.ranges import LEVELS, choose_range
-from deploycomp.quantize.rewrite import CONTRIB, Quantized, Work, store
+from deploycomp.quantize.rewrite import CONTRIB, Quantized, Work
 from deploycomp.quantize.weights import LARGEST, UNSATURATED_BITS
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _KNOWN = {"q_num_heads", "kv_num_heads", "scale"}
 """The attributes that `export` writes; another one changes what is computed."""
 
 MASK = "attention_mask"
-MASKED = np.float32(-3e38)
+MASKED = np.array(-3e38, np.float32)
 """Added to the scores of padding: exp of it is 0, and no sum with a score is infinite."""
 
 SYMMETRIC = LARGEST[UNSATURATED_BITS]
@@ -135,10 +135,13 @@ def _emit(
         return add("Transpose", f"Transpose{what}", add("Reshape", f"Split{what}", rounded, split), perm=order)
 
     def scalar(value: ir.Value, what: str, array: npt.NDArray[np.generic] | np.generic) -> ir.Value:
-        return store(graph, f"{value.name}_{what}", np.asarray(array))
+        return store_array(graph, f"{value.name}_{what}", np.asarray(array))
 
-    split = _constant(graph, f"shape_0_0_{read.heads}_rest", np.array([0, 0, read.heads, -1], np.int64))
-    zero, no_probability = _constant(graph, "zero_s8", np.int8(0)), _constant(graph, "zero_u8", np.uint8(0))
+    split = share_array(graph, f"shape_0_0_{read.heads}_rest", np.array([0, 0, read.heads, -1], np.int64))
+    zero, no_probability = (
+        share_array(graph, "zero_s8", np.array(0, np.int8)),
+        share_array(graph, "zero_u8", np.array(0, np.uint8)),
+    )
     (q_scale, q_zero), (x_scale, x_zero) = choose_range(q, work.method), choose_range(x, work.method)
     k_scale, v_scale = _symmetric(k), _symmetric(v)
     q_zero_point = scalar(read.q, "zero_point", q_zero)
@@ -152,12 +155,12 @@ def _emit(
         scores = add("Add", "AddBias", scores, read.bias)
     if read.padded:
         scores = add("Add", "AddPadding", scores, _padding(node, graph))
-    level = _constant(graph, "probability_scale", np.float32(1 / (LEVELS - 1)))
+    level = share_array(graph, "probability_scale", np.array(1 / (LEVELS - 1), np.float32))
     softmax = add("Softmax", "Softmax", scores, axis=-1)
     probabilities = add("QuantizeLinear", "QuantizeProbabilities", softmax, level, no_probability)
     grid = scalar(read.x, "scale", x_scale), scalar(read.x, "zero_point", x_zero)
     mixed = add("QLinearMatMul", "Mix", probabilities, level, no_probability, v8, stored[1], zero, *grid)
-    joined = _constant(graph, "shape_0_0_rest", np.array([0, 0, -1], np.int64))
+    joined = share_array(graph, "shape_0_0_rest", np.array([0, 0, -1], np.int64))
     x8 = add("Reshape", "Join", add("Transpose", "TransposeX", mixed, perm=[0, 2, 1, 3]), joined)
     graph.insert_before(node, new)
     return Quantized(x8, *grid)
@@ -178,14 +181,9 @@ def _padding(node: ir.Node, graph: ir.Graph) -> ir.Value:
             return each.outputs[0]
     mask = next(value for value in graph.inputs if value.name == MASK)
     real = ir.node("Cast", [mask], {"to": ir.DataType.BOOL.value}, name="padding/Cast")
-    levels = _constant(graph, "real_token", np.float32(0)), _constant(graph, "padding", MASKED)
+    levels = share_array(graph, "real_token", np.array(0, np.float32)), share_array(graph, "padding", MASKED)
     bias = ir.node("Where", [real.outputs[0], *levels], name="padding/Where")
-    axes = _constant(graph, "axes_1_2", np.array([1, 2], np.int64))
+    axes = share_array(graph, "axes_1_2", np.array([1, 2], np.int64))
     wide = ir.node("Unsqueeze", [bias.outputs[0], axes], name="padding/Unsqueeze")
     graph.insert_before(node, [real, bias, wide])
     return wide.outputs[0]
-
-
-def _constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np.generic) -> ir.Value:
-    """A stored array that several nodes share."""
-    return graph.initializers[name] if name in graph.initializers else store(graph, name, np.asarray(array))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from deploycomp.onnxmodel import Facts
+from deploycomp.onnxmodel import Facts, store_array
 from deploycomp.quantize.products import MIN_WEIGHTS, Product, constant, find_product, layer_name
 from deploycomp.quantize.ranges import Method, choose_range
 from deploycomp.quantize.weights import Clip, corrected_bias, quantize_weight
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from deploycomp.quantize.calibrate import Statistics
 
-__all__ = ["CONTRIB", "Activations", "Quantized", "Work", "rewrite_embedding", "rewrite_product", "store"]
+__all__ = ["CONTRIB", "Activations", "Quantized", "Work", "rewrite_embedding", "rewrite_product"]
 
 CONTRIB = "com.microsoft"
 
@@ -176,8 +176,8 @@ def _input(x: ir.Value, name: str, kind: Activations, work: Work) -> tuple[Quant
         made = Quantized(node.outputs[0], node.outputs[1], node.outputs[2])
     else:
         scale, zero_point = choose_range(work.statistics[str(x.name)], work.method)
-        scales = store(work.graph, f"{x.name}_scale", np.asarray(scale))
-        zero_points = store(work.graph, f"{x.name}_zero_point", np.asarray(zero_point))
+        scales = store_array(work.graph, f"{x.name}_scale", np.asarray(scale))
+        zero_points = store_array(work.graph, f"{x.name}_zero_point", np.asarray(zero_point))
         node = ir.node("QuantizeLinear", [x, scales, zero_points], name=f"{name}/QuantizeLinear")
         made = Quantized(node.outputs[0], scales, zero_points)
     work.inputs[id(x), kind] = made
@@ -205,8 +205,8 @@ def _weight(
     error = float(np.linalg.norm(integers * scale - matrix) / max(float(np.linalg.norm(matrix)), 1e-30))
     name = (value.name or "weight").removesuffix("_t")
     suffix = "_rows" if by_row else ""
-    stored = store(work.graph, f"{name}{suffix}_int8", np.ascontiguousarray(integers))
-    scales = store(work.graph, f"{name}{suffix}_scale", scale if by_row else scale.reshape(-1))
+    stored = store_array(work.graph, f"{name}{suffix}_int8", np.ascontiguousarray(integers))
+    scales = store_array(work.graph, f"{name}{suffix}_scale", scale if by_row else scale.reshape(-1))
     work.weights[key] = _Weight(stored, scales, integers, scale)
     work.layers.append(
         {
@@ -230,20 +230,7 @@ def _bias(product: Product, weight: _Weight, statistics: Statistics | None, work
     array = corrected_bias(product.matrix, weight.integers, weight.scale, statistics.mean, old)
     # Named after the node: products that share a weight have different inputs, so different corrections.
     name = str(product.bias.name) if product.bias is not None else f"{product.node.name or product.name}.bias"
-    return store(work.graph, f"{name}_corrected", array), True
-
-
-def store(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    """Store an array under *name*, or the next free one."""
-    import onnx_ir as ir
-
-    free, number = name, 1
-    while free in graph.initializers:
-        number += 1
-        free = f"{name}_{number}"
-    value = ir.Value(name=free, const_value=ir.tensor(array, name=free))
-    graph.register_initializer(value)
-    return value
+    return store_array(work.graph, f"{name}_corrected", array), True
 
 
 def _take_over(old: ir.Value, new: ir.Value, graph: ir.Graph) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from deploycomp.onnxmodel import Facts, OnnxModel, name_nodes_once
+from deploycomp.onnxmodel import Facts, OnnxModel, name_nodes_once, store_array
 from deploycomp.quantize.products import Product, constant, find_product, is_standard, products
 from deploycomp.quantize.ranges import LEVELS, grid
 from deploycomp.quantize.weights import quantize_weight
@@ -89,17 +89,12 @@ def smooth(
 
 def _separate_vectors(graph: ir.Graph) -> None:
     """Give every reader of a bias or norm its own: export stores equal ones once, and folding changes one of them."""
-    import onnx_ir as ir
-
     for value in list(graph.initializers.values()):
         array = constant(value)
         if array is None or array.ndim != 1 or array.dtype != np.float32:
             continue
-        for number, (node, place) in enumerate(list(value.uses())[1:], start=2):
-            name = f"{value.name}/{number}"
-            own = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-            graph.register_initializer(own)
-            node.replace_input_with(place, own)
+        for node, place in list(value.uses())[1:]:
+            node.replace_input_with(place, store_array(graph, str(value.name), array))
 
 
 def _smooth(
@@ -287,8 +282,7 @@ def _add_mul(x: ir.Value, group: Sequence[Product], factors: Floats, graph: ir.G
     import onnx_ir as ir
 
     name = f"{x.name}_smooth"
-    stored = ir.Value(name=f"{name}_scale", const_value=ir.tensor(factors, name=f"{name}_scale"))
-    graph.register_initializer(stored)
+    stored = store_array(graph, f"{name}_scale", factors)
     first = group[0].node
     node = ir.node("Mul", [x, stored], name=f"{(first.name or first.op_type).rsplit('/', 1)[0]}/Smooth")
     node.outputs[0].name = name

@@ -147,10 +147,23 @@ def test_padding_on_either_side_changes_no_answer(left: bool, tmp_path: Path):
 def test_two_layers_share_what_is_constant(tmp_path: Path):
     """Names of stored arrays are taken once, whichever attention comes first."""
     model = attending()
-    _, done, _ = integer(model, tmp_path)
+    graph = model.model.graph
+    first, product = list(graph)[-2:]
+    attributes = list(first.attributes.values())
+    second = ir.Node("", "Attention", [product.outputs[0], *first.inputs[1:]], attributes, name="again/Attention")
+    second.outputs[0].name = "again"
+    last = ir.node("MatMul", [second.outputs[0], product.inputs[1]], name="again/MatMul")
+    last.outputs[0].name, product.outputs[0].name = "y", "between"
+    last.outputs[0].type, last.outputs[0].shape = product.outputs[0].type, product.outputs[0].shape
+    graph.extend([second, last])
+    graph.outputs[0] = last.outputs[0]
+    _, done, facts = integer(model, tmp_path)
+    assert facts["nodes"] == {"Attention": [2, 2], "MatMul": [5, 5]}
     names = list(done.model.graph.initializers)
     assert sorted(names) == sorted(set(names))
     assert sum(node.name == "padding/Cast" for node in done.model.graph) == 1
+    assert {"padding", "probability_scale", "zero_s8"} <= set(names)
+    assert not [name for name in names if name.startswith(("padding_", "probability_scale_", "zero_s8_"))]
 
 
 def test_keys_and_values_of_zero_have_a_scale(tmp_path: Path):
