@@ -1,28 +1,32 @@
 """Judge an artifact, a model folder, or both side by side, on data.
 
-Source and artifact pass through the same tokenization, batching and decoding: only what computes the outputs differs.
+A checkpoint answers through its own library, an artifact through the runtime: they share nothing but the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploycomp.artifact import MANIFEST
-from deploycomp.errors import UsageError
+from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, UsageError
+from deploycomp.onnxmodel import Facts
 
 if TYPE_CHECKING:
     from deploycomp.data import Rows
+    from deploycomp.evaluate.library import Library, LibraryModel
+    from deploycomp.evaluate.text import TextReference
     from deploycomp.measure.candidate import Candidate
+    from deploycomp.models import Source
     from deploycomp.models.model import TorchModel
     from deploycomp.runtime import Predictor
 
-__all__ = ["candidates_from", "judge", "read_rows", "source_predictor"]
+__all__ = ["candidates_from", "judge", "open_source", "read_rows", "record_source", "source_predictor"]
 
 
 def source_predictor(model: TorchModel) -> Predictor:
-    """Wrap a PyTorch model as a `Predictor`, so that it is judged exactly as its artifact is."""
+    """Wrap a PyTorch model as a `Predictor`, for rows that steps learn from and choose on."""
     from tokenizers import Tokenizer
 
     from deploycomp.runtime import Predictor
@@ -38,7 +42,70 @@ def source_predictor(model: TorchModel) -> Predictor:
     return Predictor(Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str()), manifest, model.run)
 
 
-def read_rows(model: TorchModel | Predictor, data: str, **asked: Any) -> Rows:
+def open_source(source: Source, task: str, runtime: Mapping[str, Any], *, module: Any = None) -> Library:
+    """Open a checkpoint as its own library does, to judge what was made of it.
+
+    Args:
+        source: The checkpoint.
+        task: What it is for.
+        runtime: What `TorchModel.runtime` says of it.
+        module: The model, where it is loaded already. One that was cut is loaded here: no library could.
+
+    Raises:
+        InputRefused: Its own library does not take it.
+        EnvironmentFailed: sentence-transformers is needed and not installed.
+    """
+    from deploycomp.evaluate.library import open_library
+    from deploycomp.models.load import load
+    from deploycomp.models.quiet import quiet
+    from deploycomp.models.sentence import cross_encoder
+
+    if module is None and source.plan:
+        module = load(source, task).module
+    cross = task == "text-classification" and len(runtime.get("labels") or ()) == 1 and cross_encoder(source.config)
+    try:
+        with quiet():
+            library = open_library(source.path, source.encoder, task, runtime, module=module, cross_encoder=cross)
+    except ImportError as error:
+        raise EnvironmentFailed(
+            "the model is judged through its own library, which is not installed",
+            why=str(error),
+            hint="pip install sentence-transformers",
+        ) from error
+    except DeploycompError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        raise InputRefused("the model's own library cannot open it", where=str(source.path), why=why) from error
+    library.digest = source.digest
+    return library
+
+
+def record_source(model: TorchModel, rows: Rows | None) -> TextReference:
+    """Ask a checkpoint the probes from the text on, and some of the user's rows, in its own library.
+
+    Args:
+        model: The model that is exported. One that was cut answers itself, inside its library.
+        rows: The user's data, where there is some.
+    """
+    from deploycomp.evaluate import inputs_of
+    from deploycomp.evaluate.text import probe_inputs, record_texts, sample_rows
+    from deploycomp.models.quiet import quiet
+
+    tokenizer: Any = model.tokenizer
+    probes = probe_inputs(
+        model.task,
+        max_length=model.max_length,
+        mask=tokenizer.mask_token,
+        special=[str(each) for each in tokenizer.all_special_tokens],
+    )
+    library = open_source(model.source, model.task, model.runtime, module=model.module if model.plan else None)
+    found = sample_rows(inputs_of(rows, library)) if rows is not None else []
+    with quiet():
+        return record_texts(library, probes, found)
+
+
+def read_rows(model: TorchModel | LibraryModel, data: str, **asked: Any) -> Rows:
     """Load rows for what a model does, in its own labels.
 
     Args:
@@ -89,35 +156,64 @@ def judge(
         progress: Called with a message and the share of the work that is done.
 
     Returns:
-        The "evaluation" part of `report.json`.
+        The "evaluation" part of `report.json`, and as "parity" what was checked from the text on.
 
     Raises:
         UsageError: The two are of different tasks.
         InputRefused: Model or data is corrupt, unsafe or unsupported.
+        VerificationFailed: An artifact reads or answers a text otherwise than its source.
         GateFailed: *max_drop* is broken.
     """
     from deploycomp.evaluate import evaluate_candidates
 
-    judged = _open(model, task)
-    predictors = {"artifact": judged}
+    judged, parity = _open(model, task)
+    predictors: dict[str, LibraryModel] = {"artifact": judged}
     if against is not None:
-        source = _open(against, judged.task)
+        source, more = _open(against, judged.task)
+        parity += more
         if source.task != judged.task:
             raise UsageError(f"{model} does {judged.task}, {against} does {source.task}: they cannot be compared")
         predictors = {"source": source, **predictors}
     rows = read_rows(judged, data, split=split, columns=columns or {}, limit=limit)
-    return evaluate_candidates(predictors, rows, batch_size=batch_size, max_drop=max_drop, progress=progress)
+    if against is not None:
+        parity += _same_source(predictors["source"], judged, rows)
+    found = evaluate_candidates(predictors, rows, batch_size=batch_size, max_drop=max_drop, progress=progress)
+    return {**found, "parity": parity}
 
 
-def _open(model: str, task: str) -> Predictor:
+def _same_source(source: LibraryModel, judged: LibraryModel, rows: Rows) -> list[Facts]:
+    """Hold an artifact to the very checkpoint that it was made of, from the text on, unless it was compressed first."""
+    from deploycomp.evaluate import inputs_of
+    from deploycomp.evaluate.library import Library
+    from deploycomp.evaluate.text import check_text, record_texts, sample_rows
+    from deploycomp.runtime import Predictor
+
+    if not isinstance(source, Library) or not isinstance(judged, Predictor):
+        return []
+    manifest = judged.manifest
+    exported = all(step.get("step") in ("export", "int8") for step in manifest.get("steps") or [{}])
+    if not exported or (manifest.get("source") or {}).get("digest") != source.digest:
+        return []
+    reference = record_texts(source, [], sample_rows(inputs_of(rows, source)))
+    return [check_text(judged, reference, str(manifest.get("precision")))]
+
+
+def _open(model: str, task: str) -> tuple[LibraryModel, list[Facts]]:
+    """An artifact, which first answers its own probes here; or a checkpoint in its own library."""
     from deploycomp.runtime import Predictor
 
     if (Path(model) / MANIFEST).is_file():
-        return Predictor.load(Path(model), verify=True)
+        from deploycomp.evaluate.selftest import check_selftest
+
+        predictor = Predictor.load(Path(model), verify=True)
+        facts = check_selftest(predictor, predictor.manifest)
+        return predictor, [facts] if facts is not None else []
     from deploycomp.models import resolve
     from deploycomp.models.load import load
 
-    return source_predictor(load(resolve(model), task))
+    loaded = load(resolve(model), task)
+    module = loaded.module if loaded.plan else None
+    return open_source(loaded.source, loaded.task, loaded.runtime, module=module), []
 
 
 def candidates_from(paths: list[str]) -> list[Candidate]:

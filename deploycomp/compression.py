@@ -194,11 +194,14 @@ def _evaluate(
 ) -> dict[str, Any] | None:
     if rows is None:
         return None
-    from deploycomp.assess import source_predictor
+    from deploycomp.assess import open_source
     from deploycomp.evaluate import evaluate_candidates
 
     assert recipe.evaluate is not None
-    predictors = {"source": source_predictor(source), "artifact": source_predictor(made)}
+    predictors = {
+        name: open_source(model.source, model.task, model.runtime, module=model.module)
+        for name, model in (("source", source), ("artifact", made))
+    }
     asked = recipe.evaluate
     return evaluate_candidates(predictors, rows, batch_size=asked.batch_size, max_drop=asked.max_drop, progress=say)
 

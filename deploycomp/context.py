@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deploycomp.calibration import Calibration
     from deploycomp.data import Rows
     from deploycomp.evaluate.parity import Reference
+    from deploycomp.evaluate.text import TextReference
     from deploycomp.graph.store import StoredGroup
     from deploycomp.runtime import Predictor
 
@@ -35,6 +36,8 @@ class Context:
     """A scratch folder on the output's filesystem."""
     reference: Reference | None = None
     """Recorded from the torch model just before it becomes a graph."""
+    texts: TextReference | None = None
+    """What the source answers to texts in its own library; recorded with the reference."""
     parity: list[Facts] = field(default_factory=list[Facts])
     judged: Rows | None = None
     """Rows that the result is judged on, so that nobody learns from them."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from deploycomp.recipe import Recipe
 
-__all__ = ["copy_side_files", "model_names", "write_ort_config"]
+__all__ = ["copy_side_files", "model_names", "write_ort_config", "write_tokenizer"]
 
 _QINT8_SUFFIX = {
     "x86-vnni": "_avx512_vnni",
@@ -26,7 +26,6 @@ _QINT8_SUFFIX = {
 """sentence-transformers names the instruction set that a quantized file is for."""
 
 _TOKENIZER_FILES = (
-    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -65,7 +64,8 @@ def copy_side_files(source: Path, folder: Path, *, encoder: Path, tokenizer: Any
         source: The checkpoint; it is only read.
         folder: The staged artifact.
         encoder: Where its config and tokenizer are: *source* itself, or `0_Transformer` in it.
-        tokenizer: The loaded tokenizer; its fast form is written where the checkpoint has none.
+        tokenizer: The loaded tokenizer: what it does is published, which settings may have made another thing than the
+            checkpoint's own tokenizer.json.
         layout: The recipe's layout.
     """
     config = json.loads((encoder / "config.json").read_text(encoding="utf-8"))
@@ -75,10 +75,19 @@ def copy_side_files(source: Path, folder: Path, *, encoder: Path, tokenizer: Any
     for name in _TOKENIZER_FILES:
         if (encoder / name).is_file():
             shutil.copyfile(encoder / name, folder / name)
-    if not (folder / "tokenizer.json").exists():
-        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    write_tokenizer(tokenizer, folder / "tokenizer.json")
     if layout == "sentence-transformers":
         _copy_sentence_files(source, folder, encoder)
+
+
+def write_tokenizer(tokenizer: Any, file: Path) -> None:
+    """Write what a loaded tokenizer does as a tokenizer.json, without what the last call left: padding, truncation."""
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    backend.save(str(file))
 
 
 def _copy_sentence_files(source: Path, folder: Path, encoder: Path) -> None:

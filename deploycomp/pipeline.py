@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploycomp import layout
 from deploycomp.artifact import Artifact, Staging, stage, translate_os_error
-from deploycomp.assess import source_predictor
+from deploycomp.assess import open_source
 from deploycomp.calibration import find_calibration, graph_predictor
 from deploycomp.compression import compress, judged_rows, torch_steps
 from deploycomp.context import Context
@@ -29,8 +29,10 @@ from deploycomp.steps import STEPS
 
 if TYPE_CHECKING:
     from deploycomp.data import Rows
+    from deploycomp.evaluate.library import LibraryModel
     from deploycomp.models.model import TorchModel
     from deploycomp.models.source import Source
+    from deploycomp.runtime import Predictor
 
 __all__ = ["ExportResult", "export_model"]
 
@@ -76,8 +78,6 @@ class _Run:
     progress: Progress
     value: Any = None
     """What the next step works on: a `TorchModel`, then an `OnnxModel`; held only here, so that memory is freed."""
-    tokenizer: Any = None
-    """The artifact's tokenizer, where it is another than the source's."""
     begun: float = 0.1
     """Where on the bar the export begins."""
     started: float = field(default_factory=time.monotonic)
@@ -148,6 +148,7 @@ def _walk(run: _Run) -> ExportResult:
     with translate_os_error(run.staging.work):
         manifest["signature"] = _steps(run)
     manifest["runtime"]["session"] = run.context.session
+    _check_texts(run, manifest)
     manifest = _seal(run, manifest)
     run.warnings += _elsewhere(run.context.target, measured=run.recipe.benchmark is not None)
     evaluation = _evaluate(run, rows, manifest)
@@ -163,7 +164,6 @@ def _compress(run: _Run) -> None:
     if not torch_steps(run.recipe):
         return
     run.value, done = compress(run.recipe, run.value, run.context, run.say("compressing", 0.05, _COMPRESSION))
-    run.tokenizer = source_predictor(run.value).tokenizer
     run.steps += done
     run.begun = 0.05 + _COMPRESSION
     _free_memory()
@@ -195,6 +195,37 @@ def _steps(run: _Run) -> dict[str, Any]:
     signature = run.value.signature()
     run.value = None
     return signature
+
+
+def _check_texts(run: _Run, manifest: dict[str, Any]) -> None:
+    """Hold the graphs, behind the tokenizer that is published, to what the source answers in its own library.
+
+    Raises:
+        VerificationFailed: A text is read or answered otherwise.
+    """
+    from deploycomp.evaluate.selftest import write_selftest
+    from deploycomp.evaluate.text import check_text
+
+    reference = run.context.texts
+    assert reference is not None
+    run.progress("asking the source's library", 0.4)
+    last = run.recipe.steps[-1].step
+    graphs = {"export": run.recipe.export.dtype, last: _precision(run.recipe)}
+    for step, precision in graphs.items():
+        predictor = _predictor(run, manifest, run.context.graph(step))
+        run.context.parity.append(check_text(predictor, reference, precision))
+        _free_memory()
+    manifest["selftest"] = write_selftest(reference)
+
+
+def _predictor(run: _Run, manifest: dict[str, Any], graph: Path) -> Predictor:
+    """A graph of this run behind the tokenizer that is published."""
+    from deploycomp.runtime import Predictor
+    from deploycomp.runtime.encode import load_tokenizer
+    from deploycomp.runtime.session import open_session, runner
+
+    tokenizer = load_tokenizer(run.staging.path / "tokenizer.json")
+    return Predictor(tokenizer, manifest, runner(open_session(graph, spinning=False), model=graph))
 
 
 def _free_memory() -> None:
@@ -295,24 +326,21 @@ def _fp32(run: _Run) -> Path | None:
 
 
 def _evaluate(run: _Run, rows: Rows | None, manifest: dict[str, Any]) -> dict[str, Any] | None:
-    """Judge source, FP32 graph and artifact on the same rows, through the same pre- and post-processing."""
+    """Judge the source in its own library, and the artifact as its user opens it, on the same rows."""
     if rows is None:
         return None
     from deploycomp.evaluate import evaluate_candidates
-    from deploycomp.models.load import load
     from deploycomp.runtime import Predictor
-    from deploycomp.runtime.session import open_session, runner
 
     asked = run.recipe.evaluate
     assert asked is not None
     progress = run.say("evaluating", 0.4)
-    source = source_predictor(load(run.source, run.recipe.task))
-    predictors = {"source": source}
-    for name, path in (("fp32", _fp32(run)), ("artifact", run.staging.path / str(manifest["model"]))):
-        if path is not None:
-            predictors[name] = Predictor(
-                run.tokenizer or source.tokenizer, manifest, runner(open_session(path, spinning=False), model=path)
-            )
+    predictors: dict[str, LibraryModel] = {
+        "source": open_source(run.source, str(manifest["task"]), manifest["runtime"])
+    }
+    if (fp32 := _fp32(run)) is not None:
+        predictors["fp32"] = _predictor(run, manifest, fp32)
+    predictors["artifact"] = Predictor.load(run.staging.path, spinning=False)
     return evaluate_candidates(
         predictors,
         rows,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from deploycomp.assess import record_source
 from deploycomp.context import Context, save_and_check
 from deploycomp.errors import InputRefused, UsageError
 from deploycomp.factorizestep import FactorizeStep
@@ -66,6 +67,7 @@ class ExportStep:
             )
         dense, context.stored = _dense(model, context.recipe)
         context.reference = _record(model, config)
+        context.texts = record_source(model, context.judged or (context.calibration and context.calibration.rows))
         onnx, facts = export(dense, config, opset=context.recipe.opset)
         facts["rewrites"] = rewrite(onnx, gpu=context.target == "cuda")
         facts["nodes"] = len(list(onnx.model.graph))

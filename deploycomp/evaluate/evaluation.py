@@ -11,7 +11,7 @@ from deploycomp.evaluate.predictions import Predictions, RowsLike, predict
 from deploycomp.evaluate.statistics import Drop
 
 if TYPE_CHECKING:
-    from deploycomp.runtime.predictor import Predictor
+    from deploycomp.evaluate.library import LibraryModel
 
 __all__ = ["check_evaluation", "evaluate_candidates"]
 
@@ -22,7 +22,7 @@ Progress = Callable[[str, float], None]
 
 
 def evaluate_candidates(
-    predictors: Mapping[str, Predictor],
+    predictors: Mapping[str, LibraryModel],
     rows: RowsLike,
     *,
     batch_size: int = 16,
@@ -59,9 +59,10 @@ def evaluate_candidates(
     for index, (name, predictor) in enumerate(_source_first(predictors)):
         part = _part(progress, f"evaluate {name}", index, runs)
         answers[name] = predict(predictor, rows, batch_size=batch_size, progress=part)
-        if index == 0:
-            for warning in _warnings(rows, answers[name]):
-                (warn or _ignore)(warning)
+        if index == 0 and (warning := check_labels(rows, answers[name])):
+            (warn or _ignore)(warning)
+    if cut := max(answer.truncated for answer in answers.values()):
+        (warn or _ignore)(f"texts of {rows.name} that were cut to the model's maximum length: {cut:,}")
     scores = {name: score(rows, answer) for name, answer in answers.items()}
     others = {name: answer for name, answer in answers.items() if SOURCE in answers and name != SOURCE}
     source = answers.get(SOURCE)
@@ -114,19 +115,11 @@ def check_evaluation(evaluation: Mapping[str, Any]) -> None:
         )
 
 
-def _warnings(rows: RowsLike, answers: Predictions) -> list[str]:
-    """What the reference's answers say about the data."""
-    found = [warning] if (warning := check_labels(rows, answers)) else []
-    if answers.truncated:
-        found.append(f"texts of {rows.name} that were cut to the model's maximum length: {answers.truncated:,}")
-    return found
-
-
 def _ignore(_: str) -> None:
     """Take a warning that nobody asked for."""
 
 
-def _source_first(predictors: Mapping[str, Predictor]) -> list[tuple[str, Predictor]]:
+def _source_first(predictors: Mapping[str, LibraryModel]) -> list[tuple[str, LibraryModel]]:
     return sorted(predictors.items(), key=lambda item: item[0] != SOURCE)
 
 

@@ -1,4 +1,4 @@
-"""What a model answers to every row, through its `Predictor`: all candidates share one pre- and post-processing."""
+"""What a model answers to every row: an artifact through `Predictor`, a checkpoint through its own library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from deploycomp.errors import InputRefused, UsageError, VerificationFailed
 
 if TYPE_CHECKING:
-    from deploycomp.runtime.predictor import Predictor
+    from deploycomp.evaluate.library import LibraryModel
 
 __all__ = ["Kind", "Predictions", "RowsLike", "inputs_of", "kind_of", "predict"]
 
@@ -117,7 +117,7 @@ def kind_of(task: str, problem_type: str | None) -> Kind:
 
 
 def predict(
-    predictor: Predictor, rows: RowsLike, *, batch_size: int = 16, progress: Progress | None = None
+    predictor: LibraryModel, rows: RowsLike, *, batch_size: int = 16, progress: Progress | None = None
 ) -> Predictions:
     """Run every row through a model.
 
@@ -143,11 +143,15 @@ def predict(
     truncated = 0
     for start in range(0, len(inputs), CHUNK):
         part = inputs[start : start + CHUNK]
-        raw = predictor.raw(part, batch_size=batch_size, progress=_part(progress, start, len(part), len(inputs)))
-        truncated += raw.truncated
-        if kind in ("label", "labels", "tags") and not labels:
-            labels = tuple(predictor.labels(raw.rows[0][0].outputs["logits"].shape[-1]))
-        values += _read(kind, predictor.decode(raw, top_k=_TOP_K.get(kind)), labels)
+        found = predictor.answer(
+            part,
+            batch_size=batch_size,
+            top_k=_TOP_K.get(kind),
+            progress=_part(progress, start, len(part), len(inputs)),
+        )
+        truncated += found.truncated
+        labels = labels or (found.labels if kind in ("label", "labels", "tags") else ())
+        values += _read(kind, found.values, labels)
     if kind == "similarity":
         values = _cosines(values)
     if kind in ("value", "similarity") and not np.isfinite(values).all():
@@ -156,7 +160,7 @@ def predict(
     return Predictions(kind, values, labels, truncated)
 
 
-def _check_match(predictor: Predictor, rows: RowsLike, kind: Kind) -> None:
+def _check_match(predictor: LibraryModel, rows: RowsLike, kind: Kind) -> None:
     """The rows were read for what the model does."""
     if predictor.task != rows.task:
         why = f"the model is made for {predictor.task}, the data was read for {rows.task}"
@@ -169,7 +173,7 @@ def _check_match(predictor: Predictor, rows: RowsLike, kind: Kind) -> None:
         raise UsageError("model and data do not fit", where=rows.name, why=why)
 
 
-def inputs_of(rows: RowsLike, predictor: Predictor) -> list[Any]:
+def inputs_of(rows: RowsLike, predictor: LibraryModel) -> list[Any]:
     """Return what the predictor takes; both sentences of a similarity stand one after the other."""
     mask = str(predictor.runtime.get("mask_token"))
     if rows.task == "token-classification":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deploycomp.measure.candidate import Subject
     from deploycomp.runtime.session import Run
 
-__all__ = ["check_answers"]
+__all__ = ["check_answers", "check_texts"]
 
 PRECISIONS = ("fp32", "fp16", "int8")
 """From strict to loose."""
@@ -87,6 +87,34 @@ def check_answers(candidate: Subject, baseline: Subject, *, longest: int) -> dic
     worst = max(each["worst"] for each in outputs.values())
     reason = f"the same as the baseline's within {worst:.2g}, {precision} may differ by {limit:g}"
     return checks.check("answers", PASS, reason, candidate=worst, limit=limit)
+
+
+def check_texts(candidate: Subject) -> dict[str, Any]:
+    """Ask an artifact, here, the texts that its source answered when it was exported.
+
+    Args:
+        candidate: What is judged.
+
+    Returns:
+        The check; it fails where a text is read or answered otherwise, and is skipped where nothing is known of texts.
+    """
+    from deploycomp.evaluate.selftest import check_selftest
+    from deploycomp.evaluate.text import STAGE
+    from deploycomp.runtime import Predictor
+
+    folder = candidate.candidate.path
+    if not (folder / MANIFEST).is_file():
+        return checks.skipped(STAGE, "an .onnx file alone reads no text")
+    predictor = Predictor.load(folder, spinning=False, verify=True)
+    try:
+        facts = check_selftest(predictor, predictor.manifest)
+    except VerificationFailed as broken:
+        return checks.check(STAGE, FAIL, f"{broken.what}, {broken.where}: {broken.why}")
+    if facts is None:
+        return checks.skipped(STAGE, "the artifact holds no texts: it was exported by an earlier deploycomp")
+    answers = facts["outputs"]["answers"]
+    reason = f"{facts['checks']} texts are read as by the source and answered within {answers['worst']:.2g}"
+    return checks.check(STAGE, PASS, reason, candidate=answers["worst"], limit=answers["tolerance"])
 
 
 def _open(subject: Subject) -> _Opened:

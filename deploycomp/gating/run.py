@@ -212,9 +212,12 @@ class _Gate:
         return {**about, "fingerprint": fingerprint(about, bench.plan.threads)}
 
     def _cheap(self, bench: Bench, stored: Stored | None, progress: Progress) -> Iterator[Check]:
-        """Size, answers, accuracy: each is made only when it is asked for."""
+        """Texts, size, answers, accuracy: each is made only when it is asked for."""
+        from deploycomp.gating.answers import check_answers, check_texts
+
         subjects = bench.subjects
         progress("comparing answers", 0.0)
+        yield check_texts(subjects[CANDIDATE])
         if stored is not None:
             if stored.bytes is None:
                 yield told.skipped("size", "the stored baseline does not say it")
@@ -226,8 +229,6 @@ class _Gate:
         if self.retrained:
             yield told.skipped("answers", "the candidate was trained anew: accuracy judges it")
         else:
-            from deploycomp.gating.answers import check_answers
-
             yield check_answers(subjects[CANDIDATE], subjects[BASELINE], longest=max(self.setting.sequence_length))
         if self.data is not None:
             from deploycomp.gating.accuracy import check_accuracy
@@ -237,7 +238,7 @@ class _Gate:
     def _left(self, done: list[Check]) -> list[Check]:
         """What is not worth a second any more."""
         made = {each["kind"] for each in done}
-        kinds = ["answers", *(["accuracy"] if self.data else []), "latency", "memory"]
+        kinds = ["size", "answers", *(["accuracy"] if self.data else []), "latency", "memory"]
         return [told.skipped(kind, f"{done[-1]['name']} fails already") for kind in kinds if kind not in made]
 
     def _play(self, bench: Bench, measure: Measure, context: dict[str, Any], progress: Progress, **how: Any) -> Played:

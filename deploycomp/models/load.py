@@ -13,6 +13,7 @@ from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused
 from deploycomp.models.anatomy import Anatomy, describe
 from deploycomp.models.model import TorchModel
 from deploycomp.models.quiet import quiet
+from deploycomp.models.sentence import Sentence, cross_activation, cross_encoder
 from deploycomp.models.source import Source
 from deploycomp.models.surgery import replay
 from deploycomp.models.tasks import OUTPUTS, check_task, model_class
@@ -53,6 +54,14 @@ _SECOND_HEADS = ("cls.seq_relationship.",)
 
 _HEADLESS = ("feature-extraction", "sentence-similarity")
 
+_ACTIVATIONS = {
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+    "torch.nn.Sigmoid": "sigmoid",
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.Identity": "identity",
+}
+"""What a CrossEncoder's config may name, and what it is called in the manifest."""
+
 _BUFFERS = ("position_ids", "token_type_ids")
 """Buffers that old versions of transformers stored, and that are computed today."""
 
@@ -78,10 +87,12 @@ def load(
         config = _config(source)
         module, notes = _module(source, task, config)
         _check_finite(module, source)
-        tokenizer, more = load_tokenizer(source)
+        tokenizer, more = load_tokenizer(source, task)
     check_tokenizer(tokenizer, module, source, task)
     anatomy = describe(module, module.config)
     labels = _labels(config) if task in ("text-classification", "token-classification") else None
+    problem_type = _problem_type(config, labels) if task == "text-classification" else None
+    sentence = source.sentence if task == "sentence-similarity" else None
     return TorchModel(
         module=module,
         tokenizer=tokenizer,
@@ -89,12 +100,13 @@ def load(
         anatomy=anatomy,
         config=module.config,
         source=source,
-        inputs=_inputs(module, config, tokenizer),
+        inputs=_inputs(module, tokenizer),
         outputs=OUTPUTS[task],
-        max_length=_max_length(module, config, tokenizer, anatomy, source),
+        max_length=_max_length(module, config, tokenizer, anatomy, sentence),
         labels=labels,
-        problem_type=_problem_type(config, labels) if task == "text-classification" else None,
-        pooling=source.sentence.pooling if source.sentence and task == "sentence-similarity" else None,
+        problem_type=problem_type,
+        activation=_activation(source, problem_type, labels),
+        sentence=sentence,
         notes=(*source.notes, *notes, *more, *anatomy.notes),
         plan=source.plan,
     )
@@ -285,23 +297,26 @@ def _check_finite(module: nn.Module, source: Source) -> None:
         )
 
 
-def _inputs(module: Any, config: Any, tokenizer: Any) -> tuple[str, ...]:
-    """Token types are an input where they matter: the model embeds more than one, or states no number and gets them."""
-    types = getattr(config, "type_vocab_size", None)
-    emitted = "token_type_ids" in tokenizer.model_input_names
-    used = types > 1 if isinstance(types, int) else emitted
-    takes = _takes(module.forward, "token_type_ids")
-    return ("input_ids", "attention_mask", *(("token_type_ids",) if takes and used else ()))
+def _inputs(module: Any, tokenizer: Any) -> tuple[str, ...]:
+    """Token types are an input where the model takes them and the tokenizer gives them: otherwise all are 0.
+
+    So does transformers feed a model: a tokenizer that does not name them makes both texts of a pair the first.
+    """
+    used = "token_type_ids" in tokenizer.model_input_names and _takes(module.forward, "token_type_ids")
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if used else ()))
 
 
-def _max_length(module: nn.Module, config: Any, tokenizer: Any, anatomy: Anatomy, source: Source) -> int:
-    """The smallest of what tokenizer, position table and sentence-transformers settings allow."""
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+def _max_length(module: nn.Module, config: Any, tokenizer: Any, anatomy: Anatomy, sentence: Sentence | None) -> int:
+    """What the position table allows, and below it what the source's own library cuts at.
+
+    sentence-transformers' `max_seq_length` stands in for the tokenizer's limit, also where it is the larger one.
+    """
+    stated = sentence.max_length if sentence is not None else None
+    limits = [stated or tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
     table: Any = module.get_submodule(anatomy.embeddings["position"]) if "position" in anatomy.embeddings else None
     if table is not None:
         # RoBERTa-likes and MPNet start to count after the padding index, so its rows up to there are never reached.
         limits.append(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
-    limits.append(source.sentence.max_length if source.sentence else None)
     found = [int(limit) for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT]
     return min(found, default=DEFAULT_MAX_LENGTH)
 
@@ -314,3 +329,26 @@ def _problem_type(config: Any, labels: tuple[str, ...] | None) -> str:
     """What the config says, else what transformers assumes from the number of labels."""
     stated = getattr(config, "problem_type", None)
     return str(stated) if stated else ("regression" if len(labels or ()) == 1 else "single_label_classification")
+
+
+def _activation(source: Source, problem_type: str | None, labels: tuple[str, ...] | None) -> str:
+    """What the source's own library puts over the one score of a model that gives one: "sigmoid" or "identity".
+
+    A CrossEncoder of sentence-transformers says so in its config, and means a sigmoid where it does not; transformers'
+    pipeline takes the sigmoid unless the config says that it is a regression.
+    """
+    if problem_type != "regression":
+        return "identity"
+    config = source.config
+    if config.get("problem_type") == "regression" and not cross_encoder(config):
+        return "identity"
+    stated = cross_activation(config)
+    if stated is None:
+        return "sigmoid" if len(labels or ()) == 1 else "identity"
+    if stated not in _ACTIVATIONS:
+        raise InputRefused(
+            f"the activation over the score is not supported: {stated}",
+            where=str(source.encoder / "config.json"),
+            why=f"known: {', '.join(_ACTIVATIONS)}",
+        )
+    return _ACTIVATIONS[stated]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deploycomp.models.anatomy import Anatomy
 from deploycomp.models.plan import Plan
-from deploycomp.models.sentence import SentencePooling
+from deploycomp.models.sentence import Sentence, SentencePooling
 from deploycomp.models.source import Source
 from deploycomp.recipe import Task
 
@@ -40,7 +40,8 @@ class TorchModel:
         max_length: The longest input in tokens, special tokens included.
         labels: Class names by index, for classifiers.
         problem_type: How a text classifier's logits are read.
-        pooling: How a sentence embedding is made, for sentence-similarity.
+        activation: What stands over the one score of a text classifier that gives one: "sigmoid" or "identity".
+        sentence: The layout of sentence-transformers, for sentence-similarity.
         notes: What was ignored or dropped, and what to know.
         plan: What was cut out of it since its config was written.
     """
@@ -56,9 +57,15 @@ class TorchModel:
     max_length: int
     labels: tuple[str, ...] | None
     problem_type: str | None
-    pooling: SentencePooling | None
+    activation: str
+    sentence: Sentence | None
     notes: tuple[str, ...]
     plan: Plan = field(default_factory=Plan)
+
+    @property
+    def pooling(self) -> SentencePooling | None:
+        """How a sentence embedding is made, for sentence-similarity."""
+        return self.sentence.pooling if self.sentence is not None else None
 
     @property
     def parameters(self) -> int:
@@ -78,9 +85,15 @@ class TorchModel:
             "pad_token_id": self.tokenizer.pad_token_id,
             "pad_token_type_id": self.tokenizer.pad_token_type_id,
             "padding_side": self.tokenizer.padding_side,
+            "truncation_side": self.tokenizer.truncation_side,
+            "split_special_tokens": bool(self.tokenizer.split_special_tokens),
             "labels": list(self.labels) if self.labels is not None else None,
             "problem_type": self.problem_type,
+            "activation": self.activation,
             "mask_token": self.tokenizer.mask_token,
+            "unk_token_id": self.tokenizer.unk_token_id,
+            "prompts": dict(self.sentence.prompts) if self.sentence is not None else {},
+            "default_prompt_name": self.sentence.default_prompt if self.sentence is not None else None,
         }
 
     def run(self, feeds: dict[str, np.ndarray], outputs: tuple[str, ...]) -> list[np.ndarray]:

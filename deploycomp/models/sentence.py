@@ -10,7 +10,8 @@ Nothing here is imported from `type`: the class name is looked up in a closed li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -19,11 +20,12 @@ from deploycomp.models import strictjson
 from deploycomp.models.place import exists
 from deploycomp.models.rules import read_settings
 
-__all__ = ["MODULES", "Sentence", "SentencePooling", "read_sentence"]
+__all__ = ["MODULES", "Sentence", "SentencePooling", "cross_activation", "cross_encoder", "read_sentence"]
 
 MODULES = "modules.json"
 ENCODER_CONFIG = "sentence_bert_config.json"
 PROMPTS = "config_sentence_transformers.json"
+OLD_ACTIVATION = "sbert_ce_default_activation_function"
 
 _MODES = {
     "cls": "pooling_mode_cls_token",
@@ -42,7 +44,8 @@ _OTHERS = (
     "WordEmbeddings", "WordWeights",
 )  # fmt: skip
 _TASK, _INPUT = "feature-extraction", "sentence_embedding"
-_NO_MODEL = "use a model of Transformer, Pooling and optionally Normalize, or --task feature-extraction"
+_NO_MODEL = "--task feature-extraction exports the encoder alone, whose token vectors you pool yourself"
+_NO_ENCODER = "use a model whose first module is a Transformer"
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,18 @@ class Sentence:
 
     encoder: str
     """The encoder's folder, relative to the model's; empty in current layouts, `0_Transformer` in old ones."""
-    pooling: SentencePooling
+    pooling: SentencePooling | None
+    """None where the chain of modules is one that the graph cannot hold; `unsupported` then says why."""
     max_length: int | None
     lower_case: bool
     files: tuple[str, ...]
     notes: tuple[str, ...]
+    prompts: dict[str, str] = field(default_factory=dict[str, str])
+    """Name → what is put before a text."""
+    default_prompt: str | None = None
+    """The name of the prompt of texts that name none."""
+    unsupported: InputRefused | None = None
+    """Why its sentence embeddings cannot be exported; the encoder alone can."""
 
 
 def read_sentence(folder: Path) -> Sentence | None:
@@ -85,24 +95,12 @@ def read_sentence(folder: Path) -> Sentence | None:
     if not exists(folder / MODULES):
         return None
     kinds, paths = _modules(folder)
-    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
-        raise InputRefused(
-            f"the sentence-transformers modules {', '.join(kinds)} are not supported",
-            where=str(folder / MODULES),
-            hint=_NO_MODEL,
-        )
+    if not kinds or kinds[0] != "Transformer":
+        raise _chain(kinds, folder)
     encoder = "" if paths[0] in ("", ".") else f"{paths[0]}/"
-    files = [MODULES, f"{paths[1]}/config.json"]
+    files = [MODULES]
     settings = _optional(folder, f"{encoder}{ENCODER_CONFIG}", files)
-    prompts = _optional(folder, PROMPTS, files)
-    normalize = _optional(folder, f"{paths[2]}/config.json", files) if kinds[2:] else {}
-    if settings.get("transformer_task", _TASK) != _TASK or normalize.get("module_input_name", _INPUT) != _INPUT:
-        raise InputRefused(
-            "the sentence-transformers modules are wired in a way that is not supported",
-            where=str(folder),
-            why=f"transformer_task must be {_TASK}, and Normalize must work on {_INPUT}",
-            hint=_NO_MODEL,
-        )
+    told = _optional(folder, PROMPTS, files)
     limit = settings.get("max_seq_length")
     if limit is not None and (type(limit) is not int or limit < 1):
         raise InputRefused(
@@ -110,20 +108,81 @@ def read_sentence(folder: Path) -> Sentence | None:
             where=str(folder / encoder / ENCODER_CONFIG),
             why=repr(limit),
         )
-    notes = []
-    if prompts.get("default_prompt_name"):
-        notes.append(
-            f"sentence-transformers puts the prompt {prompts['default_prompt_name']!r} before every text; "
-            "the artifact does not, put it there yourself"
-        )
+    prompts = _prompts(told, folder)
+    pooling, unsupported = _pooling(folder, kinds, paths, settings, files, prompts)
     return Sentence(
         encoder=encoder.rstrip("/"),
-        pooling=SentencePooling(_pooling_modes(folder / paths[1] / "config.json", folder), normalize=len(kinds) > 2),
+        pooling=pooling,
         max_length=limit,
         lower_case=settings.get("do_lower_case") is True,
         files=tuple(files),
-        notes=tuple(notes),
+        notes=(),
+        prompts=prompts,
+        default_prompt=told.get("default_prompt_name"),
+        unsupported=unsupported,
     )
+
+
+def _chain(kinds: list[str], folder: Path) -> InputRefused:
+    return InputRefused(
+        f"the sentence-transformers modules {', '.join(kinds)} are not supported",
+        where=str(folder / MODULES),
+        hint=_NO_MODEL if kinds and kinds[0] == "Transformer" else _NO_ENCODER,
+    )
+
+
+def _pooling(
+    folder: Path,
+    kinds: list[str],
+    paths: list[str],
+    settings: dict[str, Any],
+    files: list[str],
+    prompts: dict[str, str],
+) -> tuple[SentencePooling | None, InputRefused | None]:
+    """How the chain pools, or why the graph cannot hold it; a Dropout does nothing once training is over."""
+    chain = [(kind, path) for kind, path in zip(kinds, paths, strict=True) if kind != "Dropout"]
+    after = [kind for kind, _ in chain[2:]]
+    if len(chain) < 2 or chain[1][0] != "Pooling" or after not in ([], ["Normalize"]):
+        return None, _chain(kinds, folder)
+    pooling = folder / chain[1][1] / "config.json"
+    files.append(f"{chain[1][1]}/config.json")
+    modes = _pooling_modes(pooling, folder)
+    normalize = _optional(folder, f"{chain[2][1]}/config.json", files) if after else {}
+    if settings.get("transformer_task", _TASK) != _TASK or normalize.get("module_input_name", _INPUT) != _INPUT:
+        return None, InputRefused(
+            "the sentence-transformers modules are wired in a way that is not supported",
+            where=str(folder),
+            why=f"transformer_task must be {_TASK}, and Normalize must work on {_INPUT}",
+            hint=_NO_MODEL,
+        )
+    told = strictjson.as_object(read_settings(pooling, inside=folder), where=pooling)
+    if told.get("include_prompt") is False and any(prompts.values()):
+        return None, InputRefused(
+            "the model leaves its prompts out of the pooling (include_prompt: false)",
+            where=str(pooling),
+            why="the graph pools every token of a text, its prompt included",
+            hint=_NO_MODEL,
+        )
+    return SentencePooling(modes, normalize=bool(after)), None
+
+
+def _prompts(told: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Name → prompt, as sentence-transformers reads them: one that is null is none."""
+    prompts = told.get("prompts") or {}
+    default = told.get("default_prompt_name")
+    texts = isinstance(prompts, dict) and all(
+        each is None or isinstance(each, str) for each in cast("dict[str, Any]", prompts).values()
+    )
+    if not texts or not (default is None or isinstance(default, str)):
+        raise InputRefused("the prompts are not texts by name", where=str(folder / PROMPTS), why=repr(prompts)[:200])
+    found = {name: text for name, text in cast("dict[str, str | None]", prompts).items() if text is not None}
+    if default is not None and default not in found:
+        raise InputRefused(
+            f"default_prompt_name names a prompt that is not there: {default!r}",
+            where=str(folder / PROMPTS),
+            why=f"prompts: {', '.join(found) or 'none'}",
+        )
+    return found
 
 
 def _modules(folder: Path) -> tuple[list[str], list[str]]:
@@ -181,3 +240,15 @@ def _pooling_modes(path: Path, folder: Path) -> tuple[str, ...]:
             hint=f"one of {', '.join(_MODES)}",
         )
     return modes
+
+
+def cross_encoder(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json was written by a CrossEncoder, of today (`sentence_transformers`) or before version 4."""
+    return isinstance(config.get("sentence_transformers"), dict) or OLD_ACTIVATION in config
+
+
+def cross_activation(config: Mapping[str, Any]) -> str | None:
+    """Return the class that a CrossEncoder puts over its score, by name; `None` where its config names none."""
+    told: Any = config.get("sentence_transformers")
+    found = told.get("activation_fn") if isinstance(told, dict) else config.get(OLD_ACTIVATION)
+    return None if found is None else str(found)

@@ -82,7 +82,9 @@ def check_task(source: Source, task: Task | str = "auto") -> Task:
             absent altogether is found by loading strictly.
     """
     if task == "auto":
-        return infer_task(source)
+        task = infer_task(source)
+    if task == "sentence-similarity" and source.sentence is not None and source.sentence.unsupported is not None:
+        raise source.sentence.unsupported
     where = str(source.encoder / "config.json")
     if task not in TASKS:
         raise InputRefused(f"there is no task {task!r}", where=where, hint=f"one of {', '.join(TASKS)}")

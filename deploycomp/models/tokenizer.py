@@ -13,11 +13,12 @@ __all__ = ["check_tokenizer", "load_tokenizer"]
 _SENTENCEPIECE = ("spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 
-def load_tokenizer(source: Source) -> tuple[Any, tuple[str, ...]]:
+def load_tokenizer(source: Source, task: str) -> tuple[Any, tuple[str, ...]]:
     """Load the fast tokenizer, padding on the right.
 
     Args:
         source: A checkpoint.
+        task: What it is loaded for: only sentence embeddings follow sentence-transformers' own settings.
 
     Returns:
         The tokenizer and notes on what was changed.
@@ -47,7 +48,7 @@ def load_tokenizer(source: Source) -> tuple[Any, tuple[str, ...]]:
         # Positions of BERT-likes count from the first column, so a row padded on the left would be another input.
         tokenizer.padding_side = "right"
         notes.append("the tokenizer pads on the left; the artifact pads on the right, as encoders expect")
-    if source.sentence is not None and source.sentence.lower_case:
+    if task == "sentence-similarity" and source.sentence is not None and source.sentence.lower_case:
         _lower(tokenizer)
     return tokenizer, tuple(notes)
 

@@ -9,6 +9,7 @@ from deploycomp.report import format as fmt
 from deploycomp.report.cuts import matrix_lines, unit_lines
 from deploycomp.report.text import shorten
 from deploycomp.report.verdict import change_words
+from deploycomp.report.words import parity_words
 
 __all__ = ["doctor_lines", "evaluation_lines", "inspection_lines"]
 
@@ -33,7 +34,7 @@ def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
         if name in evaluation["drop"]:
             main = shorten(fmt.metric_name(evaluation["metric"]))
             lines.append(f"  change of {main} against the source {change_words(dict(evaluation), name)}")
-    return lines
+    return lines + parity_words({"parity": evaluation.get("parity", [])})
 
 
 def doctor_lines(facts: Mapping[str, Any]) -> list[str]:

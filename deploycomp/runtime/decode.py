@@ -1,22 +1,16 @@
-"""Raw outputs → answers: pure functions on arrays, the same for an ONNX artifact and its PyTorch source.
-
-Entities. A word is what the tokenizer's pre-tokenizer makes of a text (or what was given pre-split). Its
-first sub-token decides its tag. `B-X` (also `S-X`, `U-X`) begins an entity; `I-X` (also `E-X`, `L-X`, or a
-bare `X`) continues one of the same label and begins one otherwise; `O` ends it.
-"""
+"""Raw outputs → answers: pure functions on arrays. Entities have a file of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from deploycomp.errors import InputRefused
-from deploycomp.runtime.results import Classification, Entity, Fill, Labels, Tags
+from deploycomp.runtime.results import Classification, Fill, Labels, Tags
 
 __all__ = [
     "classify",
-    "entities",
     "fill",
     "first_tokens",
     "multi_label",
@@ -29,9 +23,6 @@ __all__ = [
 ]
 
 OUTSIDE = "O"
-BEGIN = frozenset("BSU")
-CONTINUE = frozenset("IELM")
-"""Prefixes of BIO, BIOES (S, E) and BILOU (U, L; M in BMES)."""
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -117,56 +108,6 @@ def tag_words(logits: np.ndarray, words: Sequence[int | None], count: int, label
         best = int(chances.argmax())
         tags[word], scores[word] = labels[best], float(chances[best])
     return Tags(tuple(tags), tuple(scores))
-
-
-def entities(
-    text: str,
-    logits: np.ndarray,
-    words: Sequence[int | None],
-    offsets: Sequence[tuple[int, int]],
-    labels: Sequence[str],
-) -> list[Entity]:
-    """Find the entities of a text, see the rule at the top of this file.
-
-    Args:
-        text: The text.
-        logits: [tokens, labels].
-        words: For each token its word, None for special tokens.
-        offsets: For each token its characters.
-        labels: The tags.
-
-    Returns:
-        Entities in the order of the text, without white space at their ends.
-    """
-    spans: dict[int, tuple[int, int]] = {}
-    for word, (start, end) in zip(words, offsets, strict=True):
-        if word is not None:
-            spans[word] = (spans[word][0] if word in spans else start, end)
-    tags = tag_words(logits, words, max(spans, default=-1) + 1, labels)
-    found: list[Entity] = []
-    for label, members in _merge({word: tags.labels[word] for word in sorted(spans)}, schemed=_schemed(labels)):
-        start, end = trim(text, spans[members[0]][0], spans[members[-1]][1])
-        score = float(np.mean([tags.scores[word] for word in members]))
-        found.append(Entity(label, score, start, end, text[start:end]))
-    return found
-
-
-def _schemed(labels: Sequence[str]) -> bool:
-    """Whether labels are prefix-name; otherwise "E-MAIL" is a name of its own."""
-    return all(label == OUTSIDE or (label[0] in BEGIN | CONTINUE and label[1:2] == "-") for label in labels if label)
-
-
-def _merge(tags: Mapping[int, str], *, schemed: bool) -> Iterator[tuple[str, list[int]]]:
-    """(label, words) of each entity, from the tag of each word."""
-    label, members = OUTSIDE, list[int]()
-    for word, tag in (*tags.items(), (-1, OUTSIDE)):
-        prefix, name = (tag[0], tag[2:]) if schemed and tag != OUTSIDE else ("I", tag)
-        if members and (tag == OUTSIDE or prefix in BEGIN or name != label):
-            yield label, members
-            members = []
-        if tag != OUTSIDE:
-            label = name
-            members.append(word)
 
 
 def fill(logits: np.ndarray, spell: Callable[[int], str], *, top_k: int) -> list[list[Fill]]:

@@ -29,6 +29,7 @@ __all__ = [
     "load_tokenizer",
     "make_feeds",
     "plan_batches",
+    "qa_stride",
 ]
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -46,6 +47,7 @@ CHUNK = 1024
 DEFAULT_MAX_LENGTH = 512
 
 Progress = Callable[[str, float], None]
+Side = Literal["right", "left"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ class Settings:
     max_length: int = DEFAULT_MAX_LENGTH
     pad_token_id: int = 0
     pad_token_type_id: int = 0
-    padding_side: Literal["right", "left"] = "right"
+    padding_side: Side = "right"
+    truncation_side: Side = "right"
+    split_special_tokens: bool = False
+    """Whether "[SEP]" in a text is five characters like any others; otherwise it is the token."""
     fixed_batch: int | None = None
     fixed_sequence: int | None = None
 
@@ -70,6 +75,8 @@ class Settings:
             pad_token_id=int(runtime.get("pad_token_id") or 0),
             pad_token_type_id=int(runtime.get("pad_token_type_id") or 0),
             padding_side="left" if runtime.get("padding_side") == "left" else "right",
+            truncation_side="left" if runtime.get("truncation_side") == "left" else "right",
+            split_special_tokens=runtime.get("split_special_tokens") is True,
             fixed_batch=fixed.get("batch"),
             fixed_sequence=sequence,
         )
@@ -144,7 +151,8 @@ def encode_texts(
     """
     _check_length(tokenizer, settings.max_length)
     tokenizer.no_padding()
-    tokenizer.enable_truncation(settings.max_length, strategy="longest_first")
+    tokenizer.encode_special_tokens = settings.split_special_tokens
+    tokenizer.enable_truncation(settings.max_length, strategy="longest_first", direction=settings.truncation_side)
     rows: list[Encoded] = []
     truncated = 0
     for encoding in _encode(tokenizer, inputs, words=words, progress=progress):
@@ -184,15 +192,26 @@ def encode_questions(
     room = length - limit - tokenizer.num_special_tokens_to_add(True)
     if room < 1:
         raise InputRefused(f"a maximum length of {length} tokens has no room for a question and a context")
-    stride = min(QA_STRIDE, length // 3, room - 1)  # below the room that the longest question leaves, always
+    stride = qa_stride(length, tokenizer.num_special_tokens_to_add(True))
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = settings.split_special_tokens
     questions = [_cut(tokenizer, question, limit) for question, _ in pairs]
-    tokenizer.enable_truncation(length, stride=stride, strategy="only_second")
+    tokenizer.enable_truncation(length, stride=stride, strategy="only_second", direction=settings.truncation_side)
     inputs = [(question, context) for question, (_, context) in zip(questions, pairs, strict=True)]
     rows: list[Encoded] = []
     for item, encoding in enumerate(_encode(tokenizer, inputs, words=False, progress=progress)):
         rows += [Encoded(item, window) for window in (encoding, *encoding.overflowing)]
     return rows, sum(cut != question for cut, (question, _) in zip(questions, pairs, strict=True))
+
+
+def qa_stride(length: int, specials: int) -> int:
+    """Return the overlap of windows of *length* tokens: always below the room that the longest question leaves.
+
+    Args:
+        length: Tokens of a window.
+        specials: Special tokens that a pair takes.
+    """
+    return min(QA_STRIDE, length // 3, length - length // 2 - specials - 1)
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, *, fixed: bool = False) -> list[list[int]]:

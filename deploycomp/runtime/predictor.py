@@ -32,9 +32,10 @@ from deploycomp.runtime.encode import (
     load_tokenizer,
     make_feeds,
 )
+from deploycomp.runtime.entities import Aggregation, Tokens, check_aggregation, entities
 from deploycomp.runtime.inputs import EXAMPLES, check_inputs, has_words
 from deploycomp.runtime.raw import OUTPUTS, Raw, Row, run_rows
-from deploycomp.runtime.results import Span
+from deploycomp.runtime.results import Answered, Span
 from deploycomp.runtime.session import Run, open_session, runner
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ TOKENIZING = 0.05
 """Share of the progress bar that tokenizing gets; running the model takes the rest."""
 DEFAULT_TOP_K = 5
 """Candidates for each masked position."""
+LABELLED = ("text-classification", "token-classification")
+"""Tasks whose outputs have a column a label."""
 
 
 class Predictor:
@@ -77,6 +80,7 @@ class Predictor:
         self.runtime: Mapping[str, Any] = manifest.get("runtime") or {}
         self.settings = Settings.read(self.runtime)
         self._names = _input_names(manifest)
+        self._continues: str | None = getattr(tokenizer.model, "continuing_subword_prefix", None)
         self._run = run
         self._streams = streams
 
@@ -125,6 +129,8 @@ class Predictor:
         top_k: int | None = None,
         threshold: float = 0.5,
         max_answer_tokens: int = answers.MAX_ANSWER_TOKENS,
+        aggregation: str = "simple",
+        prompt_name: str | None = None,
         progress: Progress | None = None,
     ) -> Any:
         """Answer one input or many.
@@ -136,6 +142,10 @@ class Predictor:
                 each input), or candidates for each mask (5).
             threshold: From which probability on a label holds (multi-label).
             max_answer_tokens: The longest answer (question answering).
+            aggregation: How the tokens of a text become entities (token classification): simple, first, average or
+                max, as in transformers' pipeline.
+            prompt_name: The prompt of the model that is put before every text (sentence-similarity); by default the
+                one that the model names as its default, where it does.
             progress: Called with (message, fraction).
 
         Returns:
@@ -148,10 +158,53 @@ class Predictor:
             UsageError: The task does not take such an input; the message has an example.
             VerificationFailed: The model returned NaN.
         """
+        grouped = check_aggregation(aggregation)
         items, single = check_inputs(self.task, inputs)
-        raw = self._raw(items, batch_size=batch_size, progress=progress)
-        results = self.decode(raw, top_k=top_k, threshold=threshold, max_answer_tokens=max_answer_tokens)
+        raw = self._raw(self._prompted(items, prompt_name), batch_size=batch_size, progress=progress)
+        results = self.decode(
+            raw, top_k=top_k, threshold=threshold, max_answer_tokens=max_answer_tokens, aggregation=grouped
+        )
         return results[0] if single else results
+
+    def answer(
+        self,
+        inputs: Sequence[Any],
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        top_k: int | None = None,
+        progress: Progress | None = None,
+    ) -> Answered:
+        """Answer many inputs and say what else is known: the labels in the order of the model, and what was cut.
+
+        Args:
+            inputs: As for calling the predictor, a list.
+            batch_size: Rows in a batch at most.
+            top_k: As for calling the predictor.
+            progress: Called with (message, fraction).
+
+        Raises:
+            UsageError, VerificationFailed: As for calling the predictor.
+        """
+        raw = self.raw(inputs, batch_size=batch_size, progress=progress)
+        labels: tuple[str, ...] = ()
+        if self.task in LABELLED and raw.rows:
+            labels = tuple(self.labels(raw.rows[0][0].outputs["logits"].shape[-1]))
+        return Answered(self.decode(raw, top_k=top_k), labels, raw.truncated)
+
+    def tokens(self, inputs: Any) -> list[list[int]]:
+        """Return the token ids that each input becomes, special tokens included; windows stand one after another.
+
+        Args:
+            inputs: As for calling the predictor.
+
+        Raises:
+            UsageError: The task does not take such an input.
+        """
+        items = self._prompted(check_inputs(self.task, inputs)[0], None)
+        found: list[list[int]] = [[] for _ in items]
+        for row in self._encode(items, progress=None)[0]:
+            found[row.item] += row.encoding.ids
+        return found
 
     def raw(self, inputs: Any, *, batch_size: int = DEFAULT_BATCH_SIZE, progress: Progress | None = None) -> Raw:
         """Run the model and return its outputs without padding, in the order of the inputs.
@@ -164,7 +217,8 @@ class Predictor:
         Raises:
             UsageError, VerificationFailed: As for calling the predictor.
         """
-        return self._raw(check_inputs(self.task, inputs)[0], batch_size=batch_size, progress=progress)
+        items = self._prompted(check_inputs(self.task, inputs)[0], None)
+        return self._raw(items, batch_size=batch_size, progress=progress)
 
     def feeds(self, inputs: Any) -> Iterator[dict[str, np.ndarray]]:
         """Make what the graph is fed with, one row at a time at its own length, padded only to fixed sizes.
@@ -175,7 +229,7 @@ class Predictor:
         Raises:
             UsageError: The task does not take such an input.
         """
-        for item in check_inputs(self.task, inputs)[0]:
+        for item in self._prompted(check_inputs(self.task, inputs)[0], None):
             for row in self._encode([item], progress=None)[0]:
                 yield make_feeds([row], self._names, self.settings)
 
@@ -194,6 +248,7 @@ class Predictor:
         top_k: int | None = None,
         threshold: float = 0.5,
         max_answer_tokens: int = answers.MAX_ANSWER_TOKENS,
+        aggregation: Aggregation = "simple",
     ) -> Any:
         """Turn raw outputs into answers; see calling the predictor for the arguments and the types."""
         if self.task == "sentence-similarity":
@@ -211,7 +266,7 @@ class Predictor:
                 decode.fill(rows[0].outputs["logits"], self._spell, top_k=top_k or DEFAULT_TOP_K) for rows in raw.rows
             ]
         if self.task == "token-classification":
-            return [self._tag(item, rows[0]) for item, rows in zip(raw.inputs, raw.rows, strict=True)]
+            return [self._tag(item, rows[0], aggregation) for item, rows in zip(raw.inputs, raw.rows, strict=True)]
         return [self._classify(rows[0].outputs["logits"], top_k=top_k, threshold=threshold) for rows in raw.rows]
 
     def _raw(self, items: list[Any], *, batch_size: int, progress: Progress | None) -> Raw:
@@ -258,17 +313,38 @@ class Predictor:
     def _classify(self, logits: np.ndarray, *, top_k: int | None, threshold: float) -> Any:
         kind = self.runtime.get("problem_type")
         if kind == "regression":
-            return float(logits[0]) if len(logits) == 1 else tuple(float(value) for value in logits)
+            values = decode.sigmoid(logits) if self.runtime.get("activation") == "sigmoid" else logits
+            return float(values[0]) if len(values) == 1 else tuple(float(value) for value in values)
         labels = self.labels(len(logits))
         if kind == "multi_label_classification":
             return decode.multi_label(logits, labels, threshold=threshold, top_k=top_k)
         return decode.classify(logits, labels, top_k=top_k)
 
-    def _tag(self, item: str | list[str], row: Row) -> Any:
+    def _prompted(self, items: list[Any], name: str | None) -> list[Any]:
+        """Texts with the prompt of that name before them, else with the model's default prompt, where it has one."""
+        prompts: Mapping[str, str] = self.runtime.get("prompts") or {}
+        if name is not None and name not in prompts:
+            raise UsageError(
+                f"the model has no prompt {name!r}",
+                where="prompt_name",
+                why=f"its prompts: {', '.join(prompts) or 'none'}",
+            )
+        prompt = prompts.get(name or self.runtime.get("default_prompt_name") or "", "")
+        return [prompt + item for item in items] if prompt else items
+
+    def _tag(self, item: str | list[str], row: Row, aggregation: Aggregation) -> Any:
         logits = row.outputs["logits"]
         labels = self.labels(logits.shape[-1])
         if isinstance(item, str):
-            return decode.entities(item, logits, row.encoded.words, row.encoded.offsets, labels)
+            encoding = row.encoded.encoding
+            unknown = self.runtime.get("unk_token_id")
+            tokens = Tokens(
+                encoding.tokens,
+                encoding.offsets,
+                encoding.special_tokens_mask,
+                [each == unknown for each in encoding.ids],
+            )
+            return entities(item, logits, tokens, labels, aggregation=aggregation, prefix=self._continues)
         return decode.tag_words(logits, row.encoded.words, len(item), labels)
 
     def _answer(self, context: str, rows: list[Row], *, top_k: int | None, max_answer_tokens: int) -> Span | list[Span]:

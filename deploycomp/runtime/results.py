@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["Classification", "Entity", "Fill", "Labels", "Span", "Tags"]
+__all__ = ["Answered", "Classification", "Entity", "Fill", "Labels", "Span", "Tags"]
 
 
 class Classification(NamedTuple):
@@ -23,7 +23,7 @@ class Labels(NamedTuple):
 
 
 class Entity(NamedTuple):
-    """A named piece of a text: `text == source[start:end]`, the score is the mean over its words."""
+    """A named piece of a text: `text == source[start:end]`, the score is the mean over its tokens or words."""
 
     label: str
     score: float
@@ -53,3 +53,14 @@ class Fill(NamedTuple):
 
     token: str
     score: float
+
+
+class Answered(NamedTuple):
+    """The answers to many inputs."""
+
+    values: Any
+    """One a row; for sentence-similarity an array [n, d]."""
+    labels: tuple[str, ...] = ()
+    """The model's labels in its own order, where it has some."""
+    truncated: int = 0
+    """Inputs that were cut to the maximum length."""

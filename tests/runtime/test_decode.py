@@ -8,8 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from deploycomp.errors import InputRefused
 from deploycomp.runtime import decode
-from deploycomp.runtime.decode import classify, entities, first_tokens, multi_label, name_labels, tag_words
-from tests.runtime.graphs import byte_level, wordpiece
+from deploycomp.runtime.decode import classify, first_tokens, multi_label, name_labels, tag_words
 
 LOGITS = hnp.arrays(np.float32, st.integers(1, 8), elements=st.floats(-1e4, 1e4, width=32))
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -75,73 +74,6 @@ def test_a_word_without_a_token_gets_the_first_label_where_there_is_no_o():
 
 def _logits(tags: list[str], labels: list[str] = TAGS) -> np.ndarray:
     return np.array([[4.0 if label == tag else 0.0 for label in labels] for tag in tags], dtype=np.float32)
-
-
-def _found(text: str, tags: list[str], labels: list[str] = TAGS) -> list[tuple[str, str]]:
-    """Entities of a text whose words, split at spaces, have *tags*."""
-    offsets, start = [], 0
-    for word in text.split(" "):
-        offsets.append((start, start + len(word)))
-        start += len(word) + 1
-    found = entities(text, _logits(tags, labels), list(range(len(tags))), offsets, labels)
-    assert all(text[entity.start : entity.end] == entity.text for entity in found)
-    return [(entity.label, entity.text) for entity in found]
-
-
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ("O O O O", []),
-        ("B-PER I-PER O B-LOC", [("PER", "ada lee"), ("LOC", "graz")]),
-        ("B-PER B-PER O O", [("PER", "ada"), ("PER", "lee")]),  # B begins anew
-        ("I-PER I-PER O O", [("PER", "ada lee")]),  # I without B begins
-        ("B-PER I-LOC O O", [("PER", "ada"), ("LOC", "lee")]),  # another label
-        ("O B-LOC I-LOC I-LOC", [("LOC", "lee in graz")]),
-        ("B-PER O I-PER O", [("PER", "ada"), ("PER", "in")]),  # O ends
-    ],
-)
-def test_bio_merging(tags: str, expected: list[tuple[str, str]]):
-    assert _found("ada lee in graz", tags.split()) == expected
-
-
-def test_other_schemes():
-    bioes = ["O", "B-X", "I-X", "E-X", "S-X"]
-    assert _found("a b c d", ["S-X", "S-X", "B-X", "E-X"], bioes) == [("X", "a"), ("X", "b"), ("X", "c d")]
-    bare = ["O", "PER", "LOC"]
-    assert _found("a b c d", ["PER", "PER", "LOC", "O"], bare) == [("PER", "a b"), ("LOC", "c")]
-    names = ["O", "E-MAIL", "NAME"]  # no scheme, so E- is no prefix
-    assert _found("a b c d", ["E-MAIL", "E-MAIL", "O", "NAME"], names) == [("E-MAIL", "a b"), ("NAME", "d")]
-    hyphen = ["O", "B-PRODUCT-NAME", "I-PRODUCT-NAME"]
-    assert _found("a b", ["B-PRODUCT-NAME", "I-PRODUCT-NAME"], hyphen) == [("PRODUCT-NAME", "a b")]
-
-
-def test_a_word_without_a_token_does_not_split_an_entity():
-    logits = _logits(["B-PER", "I-PER"])
-    (entity,) = entities("ada \u200b lee", logits, [0, 2], [(0, 3), (6, 9)], TAGS)
-    assert entity.text == "ada \u200b lee"
-
-
-def test_the_score_is_the_mean_over_words():
-    logits = np.array([[0.0, 2.0, 0, 0, 0], [0.0, 0, 5.0, 0, 0]])
-    (entity,) = entities("ada lee", logits, [0, 1], [(0, 3), (4, 7)], TAGS)
-    assert entity.score == pytest.approx((decode.softmax(logits[0])[1] + decode.softmax(logits[1])[2]) / 2)
-
-
-@pytest.mark.parametrize("tokenizer", [wordpiece(), byte_level()], ids=["wordpiece", "byte-level"])
-@settings(deadline=None)
-@given(text=st.text(alphabet="abcz .,-é漢😀\n", max_size=40), data=st.data())
-def test_entities_are_pieces_of_the_text_in_order(tokenizer, text: str, data: st.DataObject):
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    encoding = tokenizer.encode(text)
-    tags = data.draw(st.lists(st.sampled_from(TAGS), min_size=len(encoding), max_size=len(encoding)))
-    found = entities(text, _logits(tags), encoding.word_ids, encoding.offsets, TAGS)
-    end = 0
-    for entity in found:
-        assert entity.text == text[entity.start : entity.end] == entity.text.strip()
-        assert end <= entity.start <= entity.end
-        assert 0 < entity.score <= 1
-        end = entity.end
 
 
 def test_fill_ranks_tokens_of_each_position():

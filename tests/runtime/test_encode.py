@@ -51,10 +51,30 @@ def test_settings_are_read_from_the_manifest():
             "max_length": 512,
             "pad_token_id": 1,
             "padding_side": "left",
+            "truncation_side": "left",
+            "split_special_tokens": True,
             "fixed": {"batch": 2, "sequence": 16},
         }
     )
-    assert read == Settings(16, 1, 0, "left", 2, 16)
+    assert read == Settings(16, 1, 0, "left", "left", True, 2, 16)
+
+
+def test_texts_are_cut_on_the_side_that_the_tokenizer_names():
+    (row,), _ = encode.encode_texts(wordpiece(), ["a cat the dog"], Settings(max_length=4, truncation_side="left"))
+    assert row.encoding.tokens == ["[CLS]", "the", "dog", "[SEP]"]
+    rows, _ = encode.encode_questions(wordpiece(), [("a", "the big dog runs " * 4)], Settings(max_length=14))
+    left, _ = encode.encode_questions(
+        wordpiece(), [("a", "the big dog runs " * 4)], Settings(max_length=14, truncation_side="left")
+    )
+    assert rows[0].encoding.tokens[:4] == ["[CLS]", "a", "[SEP]", "the"]
+    assert left[0].encoding.tokens[-2:] == ["runs", "[SEP]"]
+
+
+def test_special_tokens_in_a_text_are_split_where_the_tokenizer_says_so():
+    (row,), _ = encode.encode_texts(wordpiece(), ["a [SEP]"], Settings())
+    (split,), _ = encode.encode_texts(wordpiece(), ["a [SEP]"], Settings(split_special_tokens=True))
+    assert row.encoding.tokens == ["[CLS]", "a", "[SEP]", "[SEP]"]
+    assert split.encoding.tokens != row.encoding.tokens
 
 
 def test_truncation_and_padding_of_the_tokenizer_file_are_replaced():
