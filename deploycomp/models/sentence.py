@@ -15,14 +15,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from deploycomp.errors import InputRefused
-from deploycomp.models import strictjson
+from deploycomp.models import settings, strictjson
 from deploycomp.models.place import exists
 from deploycomp.models.rules import read_settings
+from deploycomp.models.settings import Table
 
 __all__ = ["MODULES", "Sentence", "SentencePooling", "read_sentence"]
 
 MODULES = "modules.json"
-ENCODER_CONFIG = "sentence_bert_config.json"
+ENCODER_CONFIGS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""sentence-transformers reads the first of them that is there and says anything."""
 PROMPTS = "config_sentence_transformers.json"
 
 _MODES = {
@@ -84,7 +89,8 @@ def read_sentence(folder: Path) -> Sentence | None:
     """
     if not exists(folder / MODULES):
         return None
-    kinds, paths = _modules(folder)
+    notes: list[str] = []
+    kinds, paths = _modules(folder, notes)
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise InputRefused(
             f"the sentence-transformers modules {', '.join(kinds)} are not supported",
@@ -93,24 +99,19 @@ def read_sentence(folder: Path) -> Sentence | None:
         )
     encoder = "" if paths[0] in ("", ".") else f"{paths[0]}/"
     files = [MODULES, f"{paths[1]}/config.json"]
-    settings = _optional(folder, f"{encoder}{ENCODER_CONFIG}", files)
-    prompts = _optional(folder, PROMPTS, files)
-    normalize = _optional(folder, f"{paths[2]}/config.json", files) if kinds[2:] else {}
-    if settings.get("transformer_task", _TASK) != _TASK or normalize.get("module_input_name", _INPUT) != _INPUT:
+    said, where = _encoder_settings(folder, encoder, files, notes)
+    prompts = _optional(folder, PROMPTS, settings.PROMPTS, files, notes)
+    normalize = _optional(folder, f"{paths[2]}/config.json", settings.NORMALIZE, files, notes) if kinds[2:] else {}
+    if said.get("transformer_task", _TASK) != _TASK or normalize.get("module_input_name", _INPUT) != _INPUT:
         raise InputRefused(
             "the sentence-transformers modules are wired in a way that is not supported",
             where=str(folder),
             why=f"transformer_task must be {_TASK}, and Normalize must work on {_INPUT}",
             hint=_NO_MODEL,
         )
-    limit = settings.get("max_seq_length")
+    limit = said.get("max_seq_length")
     if limit is not None and (type(limit) is not int or limit < 1):
-        raise InputRefused(
-            "max_seq_length is not a positive number",
-            where=str(folder / encoder / ENCODER_CONFIG),
-            why=repr(limit),
-        )
-    notes = []
+        raise InputRefused("max_seq_length is not a positive number", where=where, why=repr(limit))
     if prompts.get("default_prompt_name"):
         notes.append(
             f"sentence-transformers puts the prompt {prompts['default_prompt_name']!r} before every text; "
@@ -118,15 +119,15 @@ def read_sentence(folder: Path) -> Sentence | None:
         )
     return Sentence(
         encoder=encoder.rstrip("/"),
-        pooling=SentencePooling(_pooling_modes(folder / paths[1] / "config.json", folder), normalize=len(kinds) > 2),
+        pooling=SentencePooling(_pooling_modes(folder / paths[1] / "config.json", folder, notes), len(kinds) > 2),
         max_length=limit,
-        lower_case=settings.get("do_lower_case") is True,
+        lower_case=said.get("do_lower_case") is True,
         files=tuple(files),
         notes=tuple(notes),
     )
 
 
-def _modules(folder: Path) -> tuple[list[str], list[str]]:
+def _modules(folder: Path, notes: list[str]) -> tuple[list[str], list[str]]:
     """The class name and the path of every module, in order."""
     where = str(folder / MODULES)
     modules = read_settings(folder / MODULES, inside=folder)
@@ -135,6 +136,7 @@ def _modules(folder: Path) -> tuple[list[str], list[str]]:
     kinds: list[str] = []
     paths: list[str] = []
     for module in cast("list[dict[str, Any]]", modules):
+        notes += settings.close(settings.MODULE, module, where=folder / MODULES)[1]
         kinds.append(_kind(module.get("type"), where))
         path = module.get("path")
         if not isinstance(path, str) or "\\" in path or ".." in PurePosixPath(path).parts or path.startswith("/"):
@@ -156,17 +158,33 @@ def _kind(dotted: Any, where: str) -> str:
     return name
 
 
-def _optional(folder: Path, name: str, files: list[str]) -> dict[str, Any]:
+def _encoder_settings(folder: Path, encoder: str, files: list[str], notes: list[str]) -> tuple[dict[str, Any], str]:
+    """What the Transformer module is told, and the file that says so."""
+    for name in ENCODER_CONFIGS:
+        said = _optional(folder, f"{encoder}{name}", settings.SENTENCE, files, notes)
+        if said:
+            return said, str(folder / encoder / name)
+    return {}, str(folder / encoder)
+
+
+def _optional(folder: Path, name: str, table: Table, files: list[str], notes: list[str]) -> dict[str, Any]:
     if not exists(folder / name):
         return {}
     files.append(name)
-    return strictjson.as_object(read_settings(folder / name, inside=folder), where=folder / name)
+    return _read(folder / name, folder, table, notes)
 
 
-def _pooling_modes(path: Path, folder: Path) -> tuple[str, ...]:
+def _read(path: Path, folder: Path, table: Table, notes: list[str]) -> dict[str, Any]:
+    values = strictjson.as_object(read_settings(path, inside=folder), where=path)
+    kept, dropped = settings.close(table, values, where=path)
+    notes += dropped
+    return kept
+
+
+def _pooling_modes(path: Path, folder: Path, notes: list[str]) -> tuple[str, ...]:
     if not exists(path):
         raise InputRefused("the Pooling module has no config.json", where=str(path))
-    config = strictjson.as_object(read_settings(path, inside=folder), where=path)
+    config = _read(path, folder, settings.POOLING, notes)
     stated = config.get("pooling_mode")
     if stated is not None:
         names = cast("list[Any]", stated) if isinstance(stated, list) else [stated]

@@ -1,0 +1,153 @@
+"""Watch a checkpoint being loaded: what is opened must have been audited, no pickle runs, nothing is connected or run.
+
+    with watch(files, folder):        # raises where it happens, and again at the end if a library swallowed that
+        AutoModel.from_pretrained(folder)
+
+It hears what Python opens (`sys.addaudithook`, PEP 578). Libraries in Rust and C open files unheard; they are given
+paths of the private folder only, see `stage.py`. Other threads that ran before keep their freedom.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import site
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploycomp.errors import InputRefused
+
+__all__ = ["observers", "watch"]
+
+SYSTEM = ("/usr", "/lib", "/lib64", "/etc", "/proc", "/sys", "/dev")
+"""Where libraries look for fonts, time zones, certificates, and how many cores there are; none is a user's to fill."""
+
+CODE = (".py", ".pyc", ".so")
+"""What an import reads, wherever the import path leads."""
+
+_FORBIDDEN = {
+    "pickle.find_class": "a pickle was read, which can run any code",
+    "socket.connect": "a connection was opened",
+    "socket.getaddrinfo": "a name was looked up in the network",
+    "subprocess.Popen": "a program was started",
+    "os.system": "a program was started",
+    "os.exec": "a program was started",
+    "os.posix_spawn": "a program was started",
+}
+
+_ANEW = os.O_TRUNC | os.O_EXCL
+"""Flags of a file that is written anew: nothing of it is read."""
+
+
+def _installation() -> tuple[str, ...]:
+    """The folders of Python and its packages."""
+    places = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values(), *site.getsitepackages()}
+    return tuple(sorted({real for each in places for real in (each, os.path.realpath(each))}))
+
+
+@dataclass
+class _Watch:
+    """One load: what it may read, which threads are not its own, and what it did against that."""
+
+    files: frozenset[str]
+    folder: str
+    owner: int
+    others: frozenset[int]
+    found: list[InputRefused] = field(default_factory=list)
+
+
+_ACTIVE: list[_Watch] = []
+_LOCK = threading.Lock()
+_HOOKED: list[bool] = []
+_INSTALLED: tuple[str, ...] = ()
+
+observers: list[Callable[[str, str], None]] = []
+"""Called with the event and its object for everything that a watch hears and allows; tests count what they hear."""
+
+
+@contextlib.contextmanager
+def watch(files: Iterable[Path], folder: Path) -> Iterator[None]:
+    """Refuse whatever else than *files*, *folder* and the installation is opened while the block runs.
+
+    Args:
+        files: What was audited and hashed.
+        folder: The private folder that the loader was given.
+
+    Raises:
+        InputRefused: Naming what was opened, connected or run.
+    """
+    _install()
+    ident = threading.get_ident()
+    places = {real for each in files for real in (os.path.abspath(each), os.path.realpath(each))}
+    others = frozenset(each.ident for each in threading.enumerate() if each.ident not in (None, ident))
+    mine = _Watch(frozenset(places), os.path.realpath(folder), ident, frozenset(others))  # type: ignore[arg-type]
+    _ACTIVE.append(mine)
+    try:
+        yield
+    finally:
+        _ACTIVE.remove(mine)
+        if mine.found and not isinstance(sys.exception(), KeyboardInterrupt):
+            raise mine.found[0] from None
+
+
+def _install() -> None:
+    """Add the hook, once: it cannot be taken away again, and does nothing while no watch is on."""
+    global _INSTALLED
+    with _LOCK:
+        if not _HOOKED:
+            _INSTALLED = _installation()
+            sys.addaudithook(_hear)
+            _HOOKED.append(True)
+
+
+def _hear(event: str, args: tuple[Any, ...]) -> None:
+    if not _ACTIVE or (event != "open" and event not in _FORBIDDEN):
+        return
+    ident = threading.get_ident()
+    active = tuple(_ACTIVE)
+    owned = [each for each in active if each.owner == ident]
+    # A thread that began after a load may be one of its helpers; the innermost load of this thread answers for itself.
+    watches = owned[-1:] or [each for each in active if ident not in each.others]
+    if not watches:
+        return
+    problem = _problem(event, args, watches)
+    if problem is not None:
+        for each in watches:
+            each.found.append(problem)
+        raise problem
+    for observer in observers:
+        observer(event, str(args[0]))
+
+
+def _problem(event: str, args: tuple[Any, ...], watches: list[_Watch]) -> InputRefused | None:
+    """What is wrong with an event, or `None`."""
+    if event in _FORBIDDEN:
+        what = ".".join(str(part) for part in args[:2]) if event == "pickle.find_class" else str(args[0])
+        return InputRefused("loading the model was stopped", where=what, why=_FORBIDDEN[event])
+    path, _, flags = args
+    if not isinstance(path, str | bytes) or flags & os.O_ACCMODE == os.O_WRONLY or flags & _ANEW:
+        return None  # a descriptor was opened before, and what is written is nobody's input
+    name = os.fsdecode(path)
+    place = os.path.abspath(name)
+    if any(place in each.files or _below(place, each.folder) for each in watches) or _installed(place):
+        return None
+    return InputRefused(
+        "loading the model was stopped: it opened a file that was not audited",
+        where=name,
+        why="only files that were checked and hashed may be read; a setting may have named it",
+    )
+
+
+def _below(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(folder + os.sep)
+
+
+def _installed(place: str) -> bool:
+    if any(_below(place, root) for root in (*SYSTEM, *_INSTALLED)):
+        return True
+    return place.endswith(CODE) and any(_below(place, os.path.abspath(root)) for root in sys.path)
