@@ -58,20 +58,20 @@ def model_names(recipe: Recipe, target: str) -> dict[str, str]:
     return {"export": f"onnx/{fp}.onnx", "int8": f"onnx/{int8}.onnx"}
 
 
-def copy_side_files(source: Path, folder: Path, *, encoder: Path, tokenizer: Any, layout: str) -> None:
+def copy_side_files(
+    source: Path, folder: Path, *, encoder: Path, config: dict[str, Any], tokenizer: Any, layout: str
+) -> None:
     """Copy what a loader needs beside the graph: config, tokenizer, and the folders of sentence-transformers.
 
     Args:
         source: The checkpoint; it is only read.
         folder: The staged artifact.
-        encoder: Where its config and tokenizer are: *source* itself, or `0_Transformer` in it.
+        encoder: Where its tokenizer is: *source* itself, or `0_Transformer` in it.
+        config: What the model was loaded with: the source's config.json without what was dropped.
         tokenizer: The loaded tokenizer; its fast form is written where the checkpoint has none.
         layout: The recipe's layout.
     """
-    config = json.loads((encoder / "config.json").read_text(encoding="utf-8"))
-    for key in _PRIVATE_KEYS:
-        config.pop(key, None)
-    _write_json(folder / "config.json", config)
+    _write_json(folder / "config.json", {key: value for key, value in config.items() if key not in _PRIVATE_KEYS})
     for name in _TOKENIZER_FILES:
         if (encoder / name).is_file():
             shutil.copyfile(encoder / name, folder / name)

@@ -152,9 +152,9 @@ def _check_attention(config: dict[str, Any], *, where: str) -> None:
     """Refuse attention that a graph would freeze to what the traced length needs, or that is no code for a CPU."""
     model_type = config["model_type"]
     if model_type == "big_bird" and config.get("attention_type", "block_sparse") == "block_sparse":
-        full = _BIGBIRD_BLOCKS + 2 * int(config.get("num_random_blocks", 3))
-        limit = full * int(config.get("block_size", 64))
-        if int(config.get("max_position_embeddings", 4096)) > limit:
+        blocks = _BIGBIRD_BLOCKS + 2 * _natural(config, "num_random_blocks", 3)
+        limit = blocks * _natural(config, "block_size", 64)
+        if _natural(config, "max_position_embeddings", 4096) > limit:
             raise InputRefused(
                 "BigBird's block-sparse attention cannot be exported",
                 where=where,
@@ -170,6 +170,11 @@ def _check_attention(config: dict[str, Any], *, where: str) -> None:
             why="it is a CUDA kernel, which transformers leaves out on a CPU" if kernel else "it hashes at random",
             hint=f"fine-tune one of {', '.join(KNOWN)}",
         )
+
+
+def _natural(config: dict[str, Any], name: str, default: int) -> int:
+    value = config.get(name, default)
+    return value if type(value) is int else default
 
 
 def check_labels(config: dict[str, Any], *, where: str) -> None:

@@ -141,6 +141,15 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 
+_GENERATION = (
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
+    "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
+    "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
+    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "decoder_start_token_id",
+)  # fmt: skip
+"""Settings of generation, which older versions wrote into every config."""
+
 CONFIG = Table(
     honoured={
         "model_type": _text,
@@ -206,18 +215,7 @@ CONFIG = Table(
         "tie_encoder_decoder": _one_of(False),
         "tf_legacy_loss": _one_of(False),
         "use_bfloat16": _one_of(False),
-        # Settings of generation, which older versions wrote into every config.
-        **dict.fromkeys(
-            (
-                "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups",
-                "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty",
-                "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids",
-                "num_return_sequences", "output_scores", "return_dict_in_generate", "forced_bos_token_id",
-                "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty",
-                "suppress_tokens", "begin_suppress_tokens", "decoder_start_token_id",
-            ),
-            _anything,
-        ),  # fmt: skip
+        **dict.fromkeys(_GENERATION, _anything),
     },
     pattern=(re.compile(r"\w+_token_id"), lambda value: _number(value) or isinstance(value, list)),
     open=True,
@@ -355,17 +353,16 @@ PROMPTS = Table(
     idle={"__version__": _anything, "requirements": _anything},
 )
 
+_POOLING_FLAGS = (
+    "pooling_mode_cls_token", "pooling_mode_max_tokens", "pooling_mode_mean_tokens",
+    "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken",
+)  # fmt: skip
+
 POOLING = Table(
     honoured={
         "pooling_mode": lambda value: _text(value) or _texts(value),
         "include_prompt": _flag,
-        **dict.fromkeys(
-            (
-                "pooling_mode_cls_token", "pooling_mode_max_tokens", "pooling_mode_mean_tokens",
-                "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken",
-            ),
-            _flag,
-        ),  # fmt: skip
+        **dict.fromkeys(_POOLING_FLAGS, _flag),
     },
     idle={"word_embedding_dimension": _number, "embedding_dimension": _number},
 )

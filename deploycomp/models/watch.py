@@ -24,8 +24,11 @@ from deploycomp.errors import InputRefused
 
 __all__ = ["observers", "watch"]
 
-SYSTEM = ("/usr", "/lib", "/lib64", "/etc", "/proc", "/sys", "/dev")
-"""Where libraries look for fonts, time zones, certificates, and how many cores there are; none is a user's to fill."""
+SYSTEM = ("/usr", "/lib", "/lib64", "/sys", "/dev/null", "/dev/urandom", "/etc/localtime", "/etc/os-release")
+"""Where libraries look for one another, for time zones and for what the machine is; nothing there is secret."""
+
+MACHINE = ("mounts", "mountinfo", "maps", "cgroup", "cpuinfo", "meminfo", "loadavg", "stat", "statm", "status")
+"""What libraries read below /proc; a process's environment and command line are not among them."""
 
 CODE = (".py", ".pyc", ".so")
 """What an import reads, wherever the import path leads."""
@@ -83,7 +86,7 @@ def watch(files: Iterable[Path], folder: Path) -> Iterator[None]:
     """
     _install()
     ident = threading.get_ident()
-    places = {real for each in files for real in (os.path.abspath(each), os.path.realpath(each))}
+    places = {real for each in files for real in (os.path.abspath(each), os.path.realpath(each))}  # noqa: PTH100
     others = frozenset(each.ident for each in threading.enumerate() if each.ident not in (None, ident))
     mine = _Watch(frozenset(places), os.path.realpath(folder), ident, frozenset(others))  # type: ignore[arg-type]
     _ACTIVE.append(mine)
@@ -133,7 +136,7 @@ def _problem(event: str, args: tuple[Any, ...], watches: list[_Watch]) -> InputR
     if not isinstance(path, str | bytes) or flags & os.O_ACCMODE == os.O_WRONLY or flags & _ANEW:
         return None  # a descriptor was opened before, and what is written is nobody's input
     name = os.fsdecode(path)
-    place = os.path.abspath(name)
+    place = os.path.abspath(name)  # noqa: PTH100 (of a link the name is asked, and `..` is gone)
     if any(place in each.files or _below(place, each.folder) for each in watches) or _installed(place):
         return None
     return InputRefused(
@@ -150,4 +153,6 @@ def _below(place: str, folder: str) -> bool:
 def _installed(place: str) -> bool:
     if any(_below(place, root) for root in (*SYSTEM, *_INSTALLED)):
         return True
-    return place.endswith(CODE) and any(_below(place, os.path.abspath(root)) for root in sys.path)
+    if _below(place, "/proc"):
+        return place.rpartition("/")[2] in MACHINE
+    return place.endswith(CODE) and any(_below(place, os.path.abspath(root)) for root in sys.path)  # noqa: PTH100
