@@ -87,13 +87,14 @@ def _copy_sentence_files(source: Path, folder: Path, encoder: Path) -> None:
         path = (encoder if home == "encoder" else source) / name
         if path.is_file():
             shutil.copyfile(path, folder / name)
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     if encoder != source:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         _write_json(folder / "modules.json", [{**modules[0], "path": ""}, *modules[1:]])
-    for config_file in sorted(source.glob("*_*/config.json")):
-        if config_file.parent != encoder:
-            (folder / config_file.parent.name).mkdir()
-            shutil.copyfile(config_file, folder / config_file.parent.name / "config.json")
+    for module in modules[1:]:  # those were audited, and no other folder was
+        config_file = source / module["path"] / "config.json"
+        if config_file.is_file():
+            (folder / module["path"]).mkdir(parents=True)
+            shutil.copyfile(config_file, folder / module["path"] / "config.json")
 
 
 def write_ort_config(folder: Path, recipe: Recipe, steps: list[dict[str, Any]], *, external: bool) -> None:
