@@ -54,6 +54,7 @@ class Audit:
         notes: What was ignored.
         plan: What was cut out of the model since its config was written.
         settings: The tokenizer's settings files, by name, without what their closed lists drop.
+        tensors: Names in the weight files.
         head: Files of a classifier that is no part of the encoder.
     """
 
@@ -64,6 +65,7 @@ class Audit:
     notes: tuple[str, ...]
     plan: Plan
     settings: dict[str, dict[str, Any]]
+    tensors: tuple[str, ...]
     head: tuple[str, ...]
 
 
@@ -103,6 +105,7 @@ def audit(folder: Path) -> Audit:
         notes=notes,
         plan=plan,
         settings=tokenizer,
+        tensors=weights.tensors,
         head=head_files(folder),
     )
 

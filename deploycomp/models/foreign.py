@@ -11,7 +11,7 @@ from deploycomp.errors import InputRefused
 from deploycomp.models import strictjson
 from deploycomp.models.place import exists
 
-__all__ = ["check_foreign", "head_files", "python", "wrapped"]
+__all__ = ["check_foreign", "head_files", "python", "who", "wrapped"]
 
 ADAPTER = "adapter_config.json"
 GLINER = "gliner_config.json"
@@ -20,7 +20,7 @@ SETFIT = ("config_setfit.json", "model_head.pkl", "model_head.joblib")
 WRAPPERS = {
     "module.": "torch.nn.DataParallel",
     "_orig_mod.": "torch.compile",
-    "model.": "a module around it, as PyTorch Lightning and Trainers keep one",
+    "model.": "a module around it, as PyTorch Lightning keeps one,",
     "base_model.model.": "PEFT",
     "_forward_module.": "PyTorch Lightning's Fabric",
     "_fsdp_wrapped_module.": "FSDP",
@@ -40,8 +40,8 @@ ENOUGH = 0.5
 
 
 def python(code: str) -> str:
-    """Return a shell command that runs *code*."""
-    return f"python -c {shlex.quote(code)}"
+    """Return a shell command that runs *code*, quoted as plainly as can be."""
+    return f"python -c {shlex.quote(code)}" if set(code) & set('"$`\\!') else f'python -c "{code}"'
 
 
 def check_foreign(encoder: Path) -> None:
@@ -83,6 +83,11 @@ def _merge(folder: str, kind: str) -> str:
 def head_files(folder: Path) -> tuple[str, ...]:
     """Return the files of a SetFit classifier, which lies beside its sentence encoder as a pickle."""
     return tuple(name for name in SETFIT if exists(folder / name))
+
+
+def who(prefix: str) -> str:
+    """Return what puts a prefix before the names; of several the outermost."""
+    return next(name for each, name in WRAPPERS.items() if prefix.startswith(each))
 
 
 def wrapped(stored: Iterable[str], own: Iterable[str], base: str) -> str | None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused
 from deploycomp.models.anatomy import Anatomy, describe
-from deploycomp.models.foreign import python, wrapped
+from deploycomp.models.foreign import python, who, wrapped
 from deploycomp.models.model import TorchModel
 from deploycomp.models.quiet import quiet
 from deploycomp.models.source import Source
@@ -21,7 +21,7 @@ from deploycomp.models.surgery import replay
 from deploycomp.models.tasks import OUTPUTS, check_task, model_class
 from deploycomp.models.tokenizer import check_tokenizer, load_tokenizer
 from deploycomp.models.vet import vetting
-from deploycomp.models.weights import SINGLE, read_header
+from deploycomp.models.weights import SINGLE
 from deploycomp.recipe import Task
 
 __all__ = ["load"]
@@ -267,8 +267,7 @@ def _check_size(kind: Any, config: Any, extra: dict[str, Any], source: Source) -
 def _check_prefix(own: set[str], kind: Any, source: Source) -> None:
     """Refuse weights that a wrapper named: their values are right, and one command gives them their names back."""
     files = [source.path / name for name in source.files if name.endswith(".safetensors")]
-    stored = [name for file in files for name in read_header(file, inside=source.path)]
-    prefix = wrapped(stored, own, str(getattr(kind, "base_model_prefix", "")))
+    prefix = wrapped(source.tensors, own, str(getattr(kind, "base_model_prefix", "")))
     if prefix is None:
         return
     strip = (
@@ -277,11 +276,11 @@ def _check_prefix(own: set[str], kind: Any, source: Source) -> None:
         "for k, v in load_file(f).items()}; "
         f"save_file(w, {str(source.encoder / SINGLE)!r}, metadata={{'format': 'pt'}})"
     )
+    example = next(name for name in source.tensors if name.startswith(prefix))
     raise InputRefused(
         f"the names of the weights carry a wrapper's prefix: {prefix}",
         where=str(source.encoder),
-        why=f"{next(name for name in stored if name.startswith(prefix))} is {kind.__name__}'s "
-        f"{next(name for name in stored if name.startswith(prefix)).removeprefix(prefix)}",
+        why=f"{example} is {kind.__name__}'s {example.removeprefix(prefix)}; {who(prefix)} put the rest before it",
         hint=f"take the prefix away: {python(strip)}",
     )
 

@@ -40,6 +40,7 @@ class Source:
         plan: What was cut out of the model; empty for an ordinary checkpoint.
         settings: The tokenizer's settings files, by name, without what the audit dropped.
         stamps: Every file → how it stood when it was hashed.
+        tensors: Names in the weight files.
         head: Files of a classifier that is no part of the encoder (SetFit), which no graph can hold.
     """
 
@@ -55,6 +56,7 @@ class Source:
     plan: Plan = field(default_factory=Plan)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     stamps: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
+    tensors: tuple[str, ...] = ()
     head: tuple[str, ...] = ()
 
     @property
@@ -121,6 +123,7 @@ def resolve(
         plan=found.plan,
         settings=found.settings,
         stamps=stamps,
+        tensors=found.tensors,
         head=found.head,
     )
 

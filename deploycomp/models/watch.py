@@ -15,14 +15,14 @@ import site
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deploycomp.errors import InputRefused
 
-__all__ = ["observers", "watch"]
+__all__ = ["watch"]
 
 SYSTEM = ("/usr", "/lib", "/lib64", "/sys", "/dev/null", "/dev/urandom", "/etc/localtime", "/etc/os-release")
 """Where libraries look for one another, for time zones and for what the machine is; nothing there is secret."""
@@ -68,9 +68,6 @@ _ACTIVE: list[_Watch] = []
 _LOCK = threading.Lock()
 _HOOKED: list[bool] = []
 _INSTALLED: tuple[str, ...] = ()
-
-observers: list[Callable[[str, str], None]] = []
-"""Called with the event and its object for everything that a watch hears and allows; tests count what they hear."""
 
 
 @contextlib.contextmanager
@@ -123,8 +120,6 @@ def _hear(event: str, args: tuple[Any, ...]) -> None:
         for each in watches:
             each.found.append(problem)
         raise problem
-    for observer in observers:
-        observer(event, str(args[0]))
 
 
 def _problem(event: str, args: tuple[Any, ...], watches: list[_Watch]) -> InputRefused | None:
