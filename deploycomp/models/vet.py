@@ -55,10 +55,11 @@ def vetting(source: Source) -> Iterator[Callable[[], None]]:
         EnvironmentFailed: No process can be started.
     """
     path = source.encoder / TOKENIZER
-    if str(path.relative_to(source.path)) not in source.files:
+    name = path.relative_to(source.path).as_posix()
+    if name not in source.files:
         yield lambda: None
         return
-    size = path.stat().st_size
+    size = source.stamps[name][0]
     seconds = MAX_SECONDS + SECONDS_PER_BYTE * size
     child = _start(path, MAX_BYTES + BYTES_PER_BYTE * size, seconds)
     try:

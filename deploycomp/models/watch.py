@@ -4,7 +4,7 @@
         AutoModel.from_pretrained(folder)
 
 It hears what Python opens (`sys.addaudithook`, PEP 578). Libraries in Rust and C open files unheard; they are given
-paths of the private folder only, see `stage.py`. Other threads that ran before keep their freedom.
+paths of the private folder only, see `stage.py`. It hears the thread that loads and the threads that this one starts.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ _FORBIDDEN = {
     "os.posix_spawn": "a program was started",
 }
 
+_STARTS = ("_thread.start_new_thread", "_thread.start_joinable_thread")
+
 _ANEW = os.O_TRUNC | os.O_EXCL
 """Flags of a file that is written anew: nothing of it is read."""
 
@@ -55,12 +57,12 @@ def _installation() -> tuple[str, ...]:
 
 @dataclass
 class _Watch:
-    """One load: what it may read, which threads are not its own, and what it did against that."""
+    """One load: what it may read, in which thread it runs, which it started, and what it did against that."""
 
     files: frozenset[str]
     folder: str
     owner: int
-    others: frozenset[int]
+    helpers: set[int] = field(default_factory=set)
     found: list[InputRefused] = field(default_factory=list)
 
 
@@ -82,10 +84,8 @@ def watch(files: Iterable[Path], folder: Path) -> Iterator[None]:
         InputRefused: Naming what was opened, connected or run.
     """
     _install()
-    ident = threading.get_ident()
     places = {real for each in files for real in (os.path.abspath(each), os.path.realpath(each))}  # noqa: PTH100
-    others = frozenset(each.ident for each in threading.enumerate() if each.ident not in (None, ident))
-    mine = _Watch(frozenset(places), os.path.realpath(folder), ident, frozenset(others))  # type: ignore[arg-type]
+    mine = _Watch(frozenset(places), os.path.realpath(folder), threading.get_ident())
     _ACTIVE.append(mine)
     try:
         yield
@@ -106,23 +106,30 @@ def _install() -> None:
 
 
 def _hear(event: str, args: tuple[Any, ...]) -> None:
-    if not _ACTIVE or (event != "open" and event not in _FORBIDDEN):
+    if not _ACTIVE or (event != "open" and event not in _FORBIDDEN and event not in _STARTS):
         return
-    ident = threading.get_ident()
-    active = tuple(_ACTIVE)
-    owned = [each for each in active if each.owner == ident]
-    # A thread that began after a load may be one of its helpers; the innermost load of this thread answers for itself.
-    watches = owned[-1:] or [each for each in active if ident not in each.others]
-    if not watches:
+    mine = _watch_of(threading.get_ident())
+    if mine is None:
         return
-    problem = _problem(event, args, watches)
+    if event in _STARTS:
+        mine.helpers.add(id(getattr(args[0], "__self__", None)))  # the `threading.Thread` that is about to run
+        return
+    problem = _problem(event, args, mine)
     if problem is not None:
-        for each in watches:
-            each.found.append(problem)
+        mine.found.append(problem)
         raise problem
 
 
-def _problem(event: str, args: tuple[Any, ...], watches: list[_Watch]) -> InputRefused | None:
+def _watch_of(ident: int) -> _Watch | None:
+    """The innermost load that runs in a thread, or that started it."""
+    active = tuple(_ACTIVE)[::-1]
+    thread = id(getattr(threading, "_active", {}).get(ident))  # `current_thread()` would take a lock
+    return next((each for each in active if each.owner == ident), None) or next(
+        (each for each in active if thread in each.helpers), None
+    )
+
+
+def _problem(event: str, args: tuple[Any, ...], mine: _Watch) -> InputRefused | None:
     """What is wrong with an event, or `None`."""
     if event in _FORBIDDEN:
         what = ".".join(str(part) for part in args[:2]) if event == "pickle.find_class" else str(args[0])
@@ -132,7 +139,7 @@ def _problem(event: str, args: tuple[Any, ...], watches: list[_Watch]) -> InputR
         return None  # a descriptor was opened before, and what is written is nobody's input
     name = os.fsdecode(path)
     place = os.path.abspath(name)  # noqa: PTH100 (of a link the name is asked, and `..` is gone)
-    if any(place in each.files or _below(place, each.folder) for each in watches) or _installed(place):
+    if place in mine.files or _below(place, mine.folder) or _installed(place):
         return None
     return InputRefused(
         "loading the model was stopped: it opened a file that was not audited",
