@@ -100,12 +100,13 @@ def wrapped(stored: Iterable[str], own: Iterable[str], base: str) -> str | None:
     """
     names, bare = list(stored), {name.removeprefix(f"{base}.") for name in own}
     prefix = ""
-    while True:
-        fitting = len(bare.intersection(name.removeprefix(prefix).removeprefix(f"{base}.") for name in names))
-        if fitting >= ENOUGH * len(bare):
-            return prefix or None
+    while names:
         rest = [name.removeprefix(prefix) for name in names]
-        found = max(WRAPPERS, key=lambda each: (sum(name.startswith(each) for name in rest), len(each)))
-        if sum(name.startswith(found) for name in rest) < ENOUGH * len(rest):
+        if len(bare.intersection(name.removeprefix(f"{base}.") for name in rest)) >= ENOUGH * len(bare):
+            return prefix or None
+        counts = {each: sum(name.startswith(each) for name in rest) for each in WRAPPERS}
+        found = max(counts, key=counts.__getitem__)
+        if counts[found] < ENOUGH * len(names):
             return None
         prefix += found
+    return None

@@ -4,7 +4,8 @@
         AutoModel.from_pretrained(folder)
 
 It hears what Python opens (`sys.addaudithook`, PEP 578). Libraries in Rust and C open files unheard; they are given
-paths of the private folder only, see `stage.py`. It hears the thread that loads and the threads that this one starts.
+paths of the private folder only, see `stage.py`. It hears the thread that loads and, from Python 3.12 on, the threads
+that this one starts.
 """
 
 from __future__ import annotations
