@@ -71,6 +71,7 @@ def test_an_adapter_config_of_any_content_is_refused(folder, text):
     refused(folder, "adapter|not valid JSON")
 
 
+@pytest.mark.filterwarnings("ignore")  # PEFT calls what transformers deprecates
 @pytest.mark.parametrize("task", ["text-classification", "sentence-similarity"])
 def test_the_hint_for_an_adapter_merges_it(tmp_path, task):
     peft: Any = pytest.importorskip("peft")

@@ -42,7 +42,7 @@ def test_the_folder_holds_what_was_audited_and_is_gone_afterwards(folder):
 
 def test_it_is_gone_after_an_error(folder):
     places = []
-    with pytest.raises(RuntimeError), staged(resolve(folder)) as stage:  # noqa: PT012
+    with pytest.raises(RuntimeError), staged(resolve(folder)) as stage:
         places.append(stage.folder)
         raise RuntimeError
     assert not places[0].parent.exists()
@@ -76,7 +76,8 @@ BESIDE = (
     "pytorch_model.bin", "adapter_model.bin", "adapter_model.safetensors", "training_args.bin", "optimizer.pt",
     "tekken.json", "tiktoken.model", "custom.model", "chat_template.jinja", "additional_chat_templates/x.jinja",
     "generation_config.json", "preprocessor_config.json", "processor_config.json", "modeling_evil.py",
-    "tokenization_evil.py", "model.safetensors.index.json", "model_fp16.safetensors", "tf_model.h5", "config.4.0.0.json",
+    "tokenization_evil.py", "model.safetensors.index.json", "model_fp16.safetensors", "tf_model.h5",
+    "config.4.0.0.json",
 )  # fmt: skip
 
 

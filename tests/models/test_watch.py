@@ -70,7 +70,7 @@ def test_ways_around_the_name(private, foreign, name):
         place.read_text()
 
 
-@pytest.mark.parametrize("opener", [lambda path: os.open(path, os.O_RDONLY), lambda path: open(bytes(path))])  # noqa: SIM115
+@pytest.mark.parametrize("opener", [lambda path: os.open(path, os.O_RDONLY), lambda path: open(bytes(path))])  # noqa: SIM115, PTH123
 def test_other_ways_to_open(private, foreign, opener):
     with pytest.raises(InputRefused, match="not audited"), watch([], private):
         opener(foreign)
