@@ -152,8 +152,15 @@ def rename(folder: Path, prefix: str, *, shards: int = 1) -> None:
 PREFIXES = (*WRAPPERS, "module._orig_mod.", "model.module.")
 
 
-@pytest.mark.parametrize(("arch", "task"), [("bert", "text-classification"), ("modernbert", "text-classification"),
-                                            ("roberta", "feature-extraction"), ("distilbert", "fill-mask")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arch", "task"),
+    [
+        ("bert", "text-classification"),
+        ("modernbert", "text-classification"),
+        ("roberta", "feature-extraction"),
+        ("distilbert", "fill-mask"),
+    ],
+)
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_wrappers_prefix_is_named_and_the_hint_takes_it_away(tmp_path, arch, task, prefix):
     folder = tiny.build(tmp_path / "model", arch, task)

@@ -124,7 +124,7 @@ def test_a_table_may_not_be_changed_into_an_open_one_by_a_name():
     assert close(Table(honoured={}), {"a": 1}, where=Path("x"))[0] == {}
 
 
-# -------------------------------------------------------------------------------------- config.json, by the architecture
+# ------------------------------------------------------------------------------------ config.json, by the architecture
 
 
 def known(model_type: str, **values: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -405,7 +405,7 @@ def test_the_artifact_of_a_cut_model_holds_no_dropped_setting(folder, edit, tmp_
         assert not {"surprise", "vocab_file"} & json.loads((tmp_path / "saved" / name).read_text()).keys()
 
 
-# ------------------------------------------------------------------------------------------- sentence-transformers files
+# ----------------------------------------------------------------------------------------- sentence-transformers files
 
 
 @pytest.fixture
