@@ -55,17 +55,21 @@ def open_source(source: Source, task: str, runtime: Mapping[str, Any], *, module
         InputRefused: Its own library does not take it.
         EnvironmentFailed: sentence-transformers is needed and not installed.
     """
-    from deploycomp.evaluate.library import open_library
+    from deploycomp.evaluate.library import import_library, open_library
     from deploycomp.models.load import load
     from deploycomp.models.quiet import quiet
     from deploycomp.models.sentence import cross_encoder
+    from deploycomp.models.stage import staged
 
     if module is None and source.plan:
         module = load(source, task).module
     cross = task == "text-classification" and len(runtime.get("labels") or ()) == 1 and cross_encoder(source.config)
     try:
         with quiet():
-            library = open_library(source.path, source.encoder, task, runtime, module=module, cross_encoder=cross)
+            import_library(task, cross_encoder=cross)  # before the watch: an import may start programs
+            with staged(source) as stage:
+                library = open_library(stage.root, stage.folder, task, runtime, module=module, cross_encoder=cross)
+            stage.rehome(library.tokenizer)
     except ImportError as error:
         raise EnvironmentFailed(
             "the model is judged through its own library, which is not installed",

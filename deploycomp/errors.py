@@ -24,6 +24,7 @@ __all__ = [
     "Interrupted",
     "UsageError",
     "VerificationFailed",
+    "panicked",
 ]
 
 
@@ -108,3 +109,12 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, exit_code: int = 130):
         self.exit_code = exit_code
         super().__init__("interrupted")
+
+
+def panicked(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up: its `PanicException` is no `Exception`, and has no module to import.
+
+    Args:
+        error: Anything that was raised.
+    """
+    return type(error).__name__ == "PanicException"

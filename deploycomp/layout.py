@@ -57,21 +57,21 @@ def model_names(recipe: Recipe, target: str) -> dict[str, str]:
     return {"export": f"onnx/{fp}.onnx", "int8": f"onnx/{int8}.onnx"}
 
 
-def copy_side_files(source: Path, folder: Path, *, encoder: Path, tokenizer: Any, layout: str) -> None:
+def copy_side_files(
+    source: Path, folder: Path, *, encoder: Path, config: dict[str, Any], tokenizer: Any, layout: str
+) -> None:
     """Copy what a loader needs beside the graph: config, tokenizer, and the folders of sentence-transformers.
 
     Args:
         source: The checkpoint; it is only read.
         folder: The staged artifact.
-        encoder: Where its config and tokenizer are: *source* itself, or `0_Transformer` in it.
+        encoder: Where its tokenizer is: *source* itself, or `0_Transformer` in it.
+        config: What the model was loaded with: the source's config.json without what was dropped.
         tokenizer: The loaded tokenizer: what it does is published, which settings may have made another thing than the
             checkpoint's own tokenizer.json.
         layout: The recipe's layout.
     """
-    config = json.loads((encoder / "config.json").read_text(encoding="utf-8"))
-    for key in _PRIVATE_KEYS:
-        config.pop(key, None)
-    _write_json(folder / "config.json", config)
+    _write_json(folder / "config.json", {key: value for key, value in config.items() if key not in _PRIVATE_KEYS})
     for name in _TOKENIZER_FILES:
         if (encoder / name).is_file():
             shutil.copyfile(encoder / name, folder / name)
@@ -96,13 +96,14 @@ def _copy_sentence_files(source: Path, folder: Path, encoder: Path) -> None:
         path = (encoder if home == "encoder" else source) / name
         if path.is_file():
             shutil.copyfile(path, folder / name)
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     if encoder != source:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         _write_json(folder / "modules.json", [{**modules[0], "path": ""}, *modules[1:]])
-    for config_file in sorted(source.glob("*_*/config.json")):
-        if config_file.parent != encoder:
-            (folder / config_file.parent.name).mkdir()
-            shutil.copyfile(config_file, folder / config_file.parent.name / "config.json")
+    for module in modules[1:]:  # those were audited, and no other folder was
+        config_file = source / module["path"] / "config.json"
+        if config_file.is_file():
+            (folder / module["path"]).mkdir(parents=True)
+            shutil.copyfile(config_file, folder / module["path"] / "config.json")
 
 
 def write_ort_config(folder: Path, recipe: Recipe, steps: list[dict[str, Any]], *, external: bool) -> None:

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from deploycomp.models import watch
+
 ROOT = Path(__file__).parent.parent
+
+_HEARD: list[tuple[str, str]] = []
+_FORBIDDEN = ("pickle.find_class", "socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system")
+
+
+def _hear(event: str, args: tuple[Any, ...]) -> None:
+    """Record whatever happens while a checkpoint is loaded, whether the program's own watch minds or not."""
+    if watch._ACTIVE and (event in _FORBIDDEN or event == "open"):
+        _HEARD.append((event, str(args[0])))
+
+
+sys.addaudithook(_hear)  # it comes before the program's own, which is added by the first load
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_is_read() -> Iterator[None]:
+    """Every test that loads a checkpoint opens the private folder and what Python itself is made of: nothing else."""
+    _HEARD.clear()
+    yield
+    places = (sys.prefix, sys.base_prefix, str(ROOT / "deploycomp"), "/proc", "/usr")
+    real = tuple(os.path.realpath(each) for each in places)
+    foreign = [
+        (event, name)
+        for event, name in _HEARD
+        if event != "open" or not (name.startswith((*places, *real)) or "/deploycomp-" in name or name.isdecimal())
+    ]
+    assert foreign == []
 
 
 def _shared(variable: str, default: str) -> Path:

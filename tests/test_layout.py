@@ -46,7 +46,9 @@ def test_two_graphs_never_share_a_name(layout: Layout, target: str):
 
 
 def side_files(source: Path, folder: Path, *, layout: str = "default", encoder: Path | None = None) -> None:
-    copy_side_files(source, folder, encoder=encoder or source, tokenizer=FakeTokenizer(), layout=layout)
+    home = encoder or source
+    config = json.loads((home / "config.json").read_text())
+    copy_side_files(source, folder, encoder=home, config=config, tokenizer=FakeTokenizer(), layout=layout)
 
 
 class FakeTokenizer:
@@ -99,6 +101,9 @@ def test_a_fast_tokenizer_is_copied_as_it_is(tmp_path: Path, checkpoint: Path):
 
 def test_sentence_transformers_get_their_folders(tmp_path: Path, checkpoint: Path):
     (tmp_path / "out").mkdir()
+    (checkpoint / "modules.json").write_text(json.dumps([{"path": ""}, {"path": "1_Pooling"}]))
+    (checkpoint / "9_Other").mkdir()
+    (checkpoint / "9_Other" / "config.json").write_text("what nobody audited")
     side_files(checkpoint, tmp_path / "out", layout="sentence-transformers")
     assert set(files(tmp_path / "out")) >= {
         "modules.json",
@@ -106,6 +111,16 @@ def test_sentence_transformers_get_their_folders(tmp_path: Path, checkpoint: Pat
         "sentence_bert_config.json",
         "1_Pooling/config.json",
     }
+    assert "9_Other/config.json" not in files(tmp_path / "out")
+
+
+def test_the_config_that_the_model_was_loaded_with_is_published(tmp_path: Path, checkpoint: Path):
+    (tmp_path / "out").mkdir()
+    config = {"model_type": "bert", "_name_or_path": "/home/me"}
+    copy_side_files(
+        checkpoint, tmp_path / "out", encoder=checkpoint, config=config, tokenizer=FakeTokenizer(), layout="default"
+    )
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"model_type": "bert"}
 
 
 def test_an_encoder_in_a_folder_moves_to_the_root(tmp_path: Path, checkpoint: Path):

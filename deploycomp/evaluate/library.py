@@ -22,7 +22,7 @@ from deploycomp.runtime.results import Answered, Classification, Entity, Fill, L
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Library", "LibraryModel", "open_library"]
+__all__ = ["Library", "LibraryModel", "import_library", "open_library"]
 
 CHUNK = 256
 """Inputs that are handed to a library at once; between two chunks progress is told and Ctrl-C is heard."""
@@ -140,6 +140,18 @@ class Library:
 
 def _length(item: Any) -> int:
     return len(item) if isinstance(item, str) else sum(len(each) for each in item)
+
+
+def import_library(task: str, *, cross_encoder: bool = False) -> None:
+    """Import what `open_library` needs, which may take seconds and start programs.
+
+    Raises:
+        ImportError: sentence-transformers is needed and not installed.
+    """
+    import transformers.pipelines  # noqa: F401
+
+    if task == "sentence-similarity" or cross_encoder:
+        import sentence_transformers  # noqa: F401
 
 
 def open_library(
@@ -358,7 +370,7 @@ def _around(folder: Path, module: Any) -> Any:
     def told(name: str) -> Any:
         return json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).exists() else {}
 
-    modules = [
+    modules: list[Any] = [
         (Given if index == 0 else import_from_string(each["type"])).load(
             str(folder), subfolder=each["path"], local_files_only=True
         )

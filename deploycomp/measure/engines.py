@@ -199,15 +199,17 @@ def _time_from_pretrained(request: dict[str, Any]) -> tuple[float, float]:
 
     from deploycomp.models import check_task, resolve
     from deploycomp.models.quiet import quiet
+    from deploycomp.models.stage import staged
     from deploycomp.models.tasks import model_class
 
     source = resolve(request["model"])  # audited before transformers sees it
     task = check_task(source, request["task"] or "auto")
-    config = AutoConfig.from_pretrained(source.encoder, local_files_only=True, trust_remote_code=False)
-    kind = model_class(source, task, config)  # imports the architecture's module
-    dtype = getattr(torch, DTYPES[request["dtype"]])
-    imported = time.perf_counter_ns()
-    with quiet():
-        kind.from_pretrained(source.encoder, dtype=dtype, local_files_only=True, use_safetensors=True)
-    loaded = time.perf_counter_ns()
+    with staged(source) as stage:
+        config = AutoConfig.from_pretrained(stage.folder, local_files_only=True, trust_remote_code=False)
+        kind = model_class(source, task, config)  # imports the architecture's module
+        dtype = getattr(torch, DTYPES[request["dtype"]])
+        imported = time.perf_counter_ns()
+        with quiet():
+            kind.from_pretrained(stage.folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+        loaded = time.perf_counter_ns()
     return (imported - start) / NS_PER_MS, (loaded - imported) / NS_PER_MS

@@ -68,6 +68,10 @@ def save(model: TorchModel, folder: Path) -> None:
         if not name.endswith(_WEIGHTS) and not name.endswith(SURGERY):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.path / name, folder / name)
+    for name, kept in source.settings.items():  # without what the audit dropped; as it was written, if that is nothing
+        path = folder / source.encoder.relative_to(source.path) / name
+        if json.loads(path.read_text(encoding="utf-8")) != kept:
+            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     encoder = folder / source.encoder.relative_to(source.path)
     encoder.mkdir(parents=True, exist_ok=True)
     stored = _stored_type(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,13 +12,16 @@ from torch import nn
 
 from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused
 from deploycomp.models.anatomy import Anatomy, describe
+from deploycomp.models.foreign import python, who, wrapped
 from deploycomp.models.model import TorchModel
 from deploycomp.models.quiet import quiet
 from deploycomp.models.sentence import Sentence, cross_activation, cross_encoder
 from deploycomp.models.source import Source
+from deploycomp.models.stage import Stage, staged
 from deploycomp.models.surgery import replay
 from deploycomp.models.tasks import OUTPUTS, check_task, model_class
 from deploycomp.models.tokenizer import check_tokenizer, load_tokenizer
+from deploycomp.models.vet import vetting
 from deploycomp.models.weights import SINGLE
 from deploycomp.recipe import Task
 
@@ -62,6 +66,27 @@ _ACTIVATIONS = {
 }
 """What a CrossEncoder's config may name, and what it is called in the manifest."""
 
+_SENSES = {
+    "bbox": "the place of every word on the page",
+    "xpath_tags_seq": "the place of every word in the page's markup",
+    "xpath_subs_seq": "the place of every word in the page's markup",
+    **dict.fromkeys(
+        ("pixel_values", "image", "images", "visual_embeds", "visual_feats", "visual_pos"), "images beside the text"
+    ),
+    **dict.fromkeys(("input_features", "input_values"), "sound"),
+}
+"""Inputs of a forward that no text holds, and what they are."""
+
+_ORDINARY = frozenset((
+    "input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "head_mask", "cls_index",
+    "labels", "start_positions", "end_positions", "is_impossible", "p_mask", "next_sentence_label",
+    "sentence_order_label", "output_attentions", "output_hidden_states", "return_dict", "use_cache", "cache",
+    "past_key_values", "cache_position", "encoder_hidden_states", "encoder_attention_mask", "logits_to_keep",
+    "indices", "cu_seqlens", "max_seqlen", "batch_size", "seq_len", "sliding_window_mask",
+    "args", "kwargs", "question_positions",
+))  # fmt: skip
+"""Inputs of a forward that the graph has, that follow from them, or that serve training and generation only."""
+
 _BUFFERS = ("position_ids", "token_type_ids")
 """Buffers that old versions of transformers stored, and that are computed today."""
 
@@ -84,12 +109,18 @@ def load(
         progress(f"loading {source.name}", 0.0)
     with quiet():
         task = check_task(source, task)
-        config = _config(source)
-        module, notes = _module(source, task, config)
-        _check_finite(module, source)
-        tokenizer, more = load_tokenizer(source, task)
+        with vetting(source) as vetted, staged(source) as stage:
+            config = _config(stage)
+            module, notes = _module(stage, task, config)
+            _check_finite(module, source)
+            vetted()
+            tokenizer, more = load_tokenizer(stage, task)
+    stage.rehome(tokenizer)
+    module.config._name_or_path = source.name
+    source = replace(source, config=stage.config, notes=(*source.notes, *stage.notes, *_head_notes(source)))
+    inputs, others = _inputs(module, tokenizer, source)
+    anatomy = _described(module, source)
     check_tokenizer(tokenizer, module, source, task)
-    anatomy = describe(module, module.config)
     labels = _labels(config) if task in ("text-classification", "token-classification") else None
     problem_type = _problem_type(config, labels) if task == "text-classification" else None
     sentence = source.sentence if task == "sentence-similarity" else None
@@ -100,52 +131,65 @@ def load(
         anatomy=anatomy,
         config=module.config,
         source=source,
-        inputs=_inputs(module, tokenizer),
+        inputs=inputs,
         outputs=OUTPUTS[task],
         max_length=_max_length(module, config, tokenizer, anatomy, sentence),
         labels=labels,
         problem_type=problem_type,
         activation=_activation(source, problem_type, labels),
         sentence=sentence,
-        notes=(*source.notes, *notes, *more, *anatomy.notes),
+        notes=(*source.notes, *notes, *more, *others, *anatomy.notes),
         plan=source.plan,
     )
 
 
-def _refused(source: Source, error: Exception, what: str) -> DeploycompError:
+def _head_notes(source: Source) -> tuple[str, ...]:
+    return tuple(f"{name} ignored: the encoder alone is exported, without SetFit's classifier" for name in source.head)
+
+
+def _described(module: nn.Module, source: Source) -> Anatomy:
+    try:
+        return describe(module, module.config)
+    except (AttributeError, NotImplementedError) as error:
+        raise _refused(source, error, f"the architecture {source.model_type} is not supported") from error
+
+
+def _refused(source: Source, error: Exception, what: str, stage: Stage | None = None) -> DeploycompError:
     """A library's error, with its first lines as the reason."""
     if isinstance(error, DeploycompError):
         return error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = stage.plain(str(error)) if stage is not None else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     why = f"{type(error).__name__}: {' '.join(lines[:3])}"
     if isinstance(error, MemoryError) or "can't allocate memory" in why:
         return EnvironmentFailed("there is not enough memory to load the model", where=source.name, why=why)
     return InputRefused(what, where=str(source.encoder), why=why)
 
 
-def _config(source: Source) -> Any:
+def _config(stage: Stage) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source.encoder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(stage.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise _refused(source, error, "transformers cannot read config.json") from error
+        raise _refused(stage.source, error, "transformers cannot read config.json", stage) from error
     # They change what forward returns or how attention is computed, and a deployed model wants neither.
     config.output_attentions = config.output_hidden_states = False
     return config
 
 
-def _module(source: Source, task: Task, config: Any) -> tuple[Any, tuple[str, ...]]:
+def _module(stage: Stage, task: Task, config: Any) -> tuple[Any, tuple[str, ...]]:
     """Load the weights strictly."""
+    source = stage.source
     kind: Any = model_class(source, task, config)
     # Neither task reads the pooler's output, so it would only be dead weight.
     extra = {"add_pooling_layer": False} if task in _HEADLESS and _takes(kind.__init__, "add_pooling_layer") else {}
     if source.plan:
-        return _cut_module(kind, config, extra, source).eval().requires_grad_(False), ()
-    _check_size(kind, config, extra, source)
+        return _cut_module(kind, config, extra, stage).eval().requires_grad_(False), ()
+    _check_prefix(_check_size(kind, config, extra, source), kind, source)
     try:
         module, info = kind.from_pretrained(
-            source.encoder,
+            stage.folder,
             config=config,
             dtype=torch.float32,
             attn_implementation="sdpa" if kind._supports_sdpa else "eager",
@@ -156,15 +200,16 @@ def _module(source: Source, task: Task, config: Any) -> tuple[Any, tuple[str, ..
             **extra,
         )
     except Exception as error:
-        raise _refused(source, error, "transformers cannot load the weights") from error
+        raise _refused(source, error, "transformers cannot load the weights", stage) from error
     notes = _check_loaded(module, info, source, task)
     return module.eval().requires_grad_(False), notes
 
 
-def _cut_module(kind: Any, config: Any, extra: dict[str, Any], source: Source) -> nn.Module:
+def _cut_module(kind: Any, config: Any, extra: dict[str, Any], stage: Stage) -> nn.Module:
     """Build the model that the first cut was made on, repeat the cuts, and load the weights strictly."""
     from safetensors.torch import load_file
 
+    source = stage.source
     final = {name: getattr(config, name, None) for name in source.plan.base}
     for name, value in source.plan.base.items():
         setattr(config, name, value)
@@ -175,7 +220,7 @@ def _cut_module(kind: Any, config: Any, extra: dict[str, Any], source: Source) -
             module: Any = kind(config, **extra)
         module.tie_weights()
         replay(module, source.plan)
-        weights = load_file(source.encoder / SINGLE)
+        weights = load_file(stage.folder / SINGLE)
     except Exception as error:
         raise _refused(source, error, "the surgery plan cannot be repeated on the model of config.json") from error
     stated = {name: getattr(module.config, name, None) for name in final}
@@ -214,11 +259,12 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
-def _check_size(kind: Any, config: Any, extra: dict[str, Any], source: Source) -> None:
-    """Build the model without memory and compare its size with the file's, before any memory is taken."""
+def _check_size(kind: Any, config: Any, extra: dict[str, Any], source: Source) -> set[str]:
+    """Build the model without memory, compare its size with the file's before any is taken, and return its names."""
     try:
         with torch.device("meta"):
-            numel = sum(parameter.numel() for parameter in kind(config, **extra).parameters())
+            module = kind(config, **extra)
+        numel = sum(parameter.numel() for parameter in module.parameters())
     except Exception as error:
         raise _refused(source, error, "transformers cannot build the model that config.json describes") from error
     if numel > (CUT_GROWTH if source.plan else TOLERATED_GROWTH) * source.numel:
@@ -227,6 +273,28 @@ def _check_size(kind: Any, config: Any, extra: dict[str, Any], source: Source) -
             where=str(source.encoder / "config.json"),
             hint=_SAME_MODEL,
         )
+    return {name for name, _ in module.named_parameters()}
+
+
+def _check_prefix(own: set[str], kind: Any, source: Source) -> None:
+    """Refuse weights that a wrapper named: their values are right, and one command gives them their names back."""
+    files = [source.path / name for name in source.files if name.endswith(".safetensors")]
+    prefix = wrapped(source.tensors, own, str(getattr(kind, "base_model_prefix", "")))
+    if prefix is None:
+        return
+    strip = (
+        "from safetensors.torch import load_file, save_file; "
+        f"w = {{k.removeprefix({prefix!r}): v.clone() for f in {[str(file) for file in files]!r} "
+        "for k, v in load_file(f).items()}; "
+        f"save_file(w, {str(source.encoder / SINGLE)!r}, metadata={{'format': 'pt'}})"
+    )
+    example = next(name for name in source.tensors if name.startswith(prefix))
+    raise InputRefused(
+        f"the names of the weights carry a wrapper's prefix: {prefix}",
+        where=str(source.encoder),
+        why=f"{example} is {kind.__name__}'s {example.removeprefix(prefix)}; {who(prefix)} put the rest before it",
+        hint=f"take the prefix away: {python(strip)}",
+    )
 
 
 def _check_loaded(module: Any, info: dict[str, Any], source: Source, task: Task) -> tuple[str, ...]:
@@ -297,13 +365,25 @@ def _check_finite(module: nn.Module, source: Source) -> None:
         )
 
 
-def _inputs(module: Any, tokenizer: Any) -> tuple[str, ...]:
-    """Token types are an input where the model takes them and the tokenizer gives them: otherwise all are 0.
+def _inputs(module: Any, tokenizer: Any, source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the graph is fed, and a note on what else the model's forward would take.
 
-    So does transformers feed a model: a tokenizer that does not name them makes both texts of a pair the first.
+    Token types are an input where the model takes them and the tokenizer gives them; otherwise all are 0. So does
+    transformers feed a model: a tokenizer that does not name them makes both texts of a pair the first.
     """
-    used = "token_type_ids" in tokenizer.model_input_names and _takes(module.forward, "token_type_ids")
-    return ("input_ids", "attention_mask", *(("token_type_ids",) if used else ()))
+    parameters = list(inspect.signature(module.forward).parameters)
+    needed = [name for name in parameters if name in _SENSES]
+    if needed:
+        raise InputRefused(
+            f"the model reads more than text: {', '.join(needed)}",
+            where=str(source.encoder / "config.json"),
+            why=f"{source.model_type} was trained with {_SENSES[needed[0]]}; without, it would answer otherwise",
+            hint="fine-tune a model that reads text alone",
+        )
+    others = [name for name in parameters if name not in _ORDINARY]
+    notes = (f"the graph has no input {', '.join(others)}; the model answers as without",) if others else ()
+    used = "token_type_ids" in parameters and "token_type_ids" in tokenizer.model_input_names
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if used else ())), notes
 
 
 def _max_length(module: nn.Module, config: Any, tokenizer: Any, anatomy: Anatomy, sentence: Sentence | None) -> int:
@@ -316,7 +396,7 @@ def _max_length(module: nn.Module, config: Any, tokenizer: Any, anatomy: Anatomy
     table: Any = module.get_submodule(anatomy.embeddings["position"]) if "position" in anatomy.embeddings else None
     if table is not None:
         # RoBERTa-likes and MPNet start to count after the padding index, so its rows up to there are never reached.
-        limits.append(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
+        limits.append(table.weight.shape[0] - (0 if table.padding_idx is None else table.padding_idx + 1))
     found = [int(limit) for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT]
     return min(found, default=DEFAULT_MAX_LENGTH)
 

@@ -52,6 +52,9 @@ _OTHERS = frozenset((
 ))  # fmt: skip
 """More decoders, then encoder-decoders."""
 
+_BIGBIRD_BLOCKS = 5
+"""Two global and three sliding blocks (`max_tokens_to_attend` in transformers' modeling_big_bird.py)."""
+
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "DoubleHeadsModel")
 
 
@@ -131,6 +134,7 @@ def check_supported(config: dict[str, Any], *, where: str) -> None:
             why=f"deploycomp exports encoders: {', '.join(KNOWN)}",
             hint="fine-tune one of these; for text generation use onnxruntime-genai or llama.cpp",
         )
+    _check_attention(config, where=where)
     if config.get("quantization_config") is not None:
         raise InputRefused(
             "the checkpoint is quantized already",
@@ -142,6 +146,35 @@ def check_supported(config: dict[str, Any], *, where: str) -> None:
         layers = config.get(name)
         if layers is not None and (type(layers) is not int or not 0 <= layers <= MAX_LAYERS):
             raise InputRefused(f"{name} is not a number of layers: {layers!r}", where=where, why=f"0 to {MAX_LAYERS}")
+
+
+def _check_attention(config: dict[str, Any], *, where: str) -> None:
+    """Refuse attention that a graph would freeze to what the traced length needs, or that is no code for a CPU."""
+    model_type = config["model_type"]
+    if model_type == "big_bird" and config.get("attention_type", "block_sparse") == "block_sparse":
+        blocks = _BIGBIRD_BLOCKS + 2 * _natural(config, "num_random_blocks", 3)
+        limit = blocks * _natural(config, "block_size", 64)
+        if _natural(config, "max_position_embeddings", 4096) > limit:
+            raise InputRefused(
+                "BigBird's block-sparse attention cannot be exported",
+                where=where,
+                why=f"the model takes full attention up to {limit} tokens and sparse attention beyond, a graph has one",
+                hint='set "attention_type": "original_full" in config.json, and evaluate: long texts are answered '
+                "by full attention then",
+            )
+    kernel = model_type == "mra" or (model_type == "yoso" and config.get("use_expectation") is False)
+    if kernel or model_type == "reformer":
+        raise InputRefused(
+            f"the attention of {model_type} cannot be exported",
+            where=where,
+            why="it is a CUDA kernel, which transformers leaves out on a CPU" if kernel else "it hashes at random",
+            hint=f"fine-tune one of {', '.join(KNOWN)}",
+        )
+
+
+def _natural(config: dict[str, Any], name: str, default: int) -> int:
+    value = config.get(name, default)
+    return value if type(value) is int else default
 
 
 def check_labels(config: dict[str, Any], *, where: str) -> None:

@@ -16,14 +16,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from deploycomp.errors import InputRefused
-from deploycomp.models import strictjson
+from deploycomp.models import settings, strictjson
 from deploycomp.models.place import exists
 from deploycomp.models.rules import read_settings
+from deploycomp.models.settings import Table
 
 __all__ = ["MODULES", "Sentence", "SentencePooling", "cross_activation", "cross_encoder", "read_sentence"]
 
 MODULES = "modules.json"
-ENCODER_CONFIG = "sentence_bert_config.json"
+ENCODER_CONFIGS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""sentence-transformers reads the first of them that is there and says anything."""
 PROMPTS = "config_sentence_transformers.json"
 OLD_ACTIVATION = "sbert_ce_default_activation_function"
 
@@ -94,31 +99,35 @@ def read_sentence(folder: Path) -> Sentence | None:
     """
     if not exists(folder / MODULES):
         return None
-    kinds, paths = _modules(folder)
+    notes: list[str] = []
+    kinds, paths = _modules(folder, notes)
     if not kinds or kinds[0] != "Transformer":
         raise _chain(kinds, folder)
     encoder = "" if paths[0] in ("", ".") else f"{paths[0]}/"
     files = [MODULES]
-    settings = _optional(folder, f"{encoder}{ENCODER_CONFIG}", files)
-    told = _optional(folder, PROMPTS, files)
-    limit = settings.get("max_seq_length")
+    said, where = _encoder_settings(folder, encoder, files, notes)
+    told = _optional(folder, PROMPTS, settings.PROMPTS, files, notes)
+    limit = said.get("max_seq_length")
     if limit is not None and (type(limit) is not int or limit < 1):
+        raise InputRefused("max_seq_length is not a positive number", where=where, why=repr(limit))
+    prompts = {name: text for name, text in (told.get("prompts") or {}).items() if text is not None}
+    default = told.get("default_prompt_name")
+    if default is not None and default not in prompts:
         raise InputRefused(
-            "max_seq_length is not a positive number",
-            where=str(folder / encoder / ENCODER_CONFIG),
-            why=repr(limit),
+            f"default_prompt_name names a prompt that is not there: {default!r}",
+            where=str(folder / PROMPTS),
+            why=f"prompts: {', '.join(prompts) or 'none'}",
         )
-    prompts = _prompts(told, folder)
-    pooling, unsupported = _pooling(folder, kinds, paths, settings, files, prompts)
+    pooling, unsupported = _pooling(folder, list(zip(kinds, paths, strict=True)), said, prompts, (files, notes))
     return Sentence(
         encoder=encoder.rstrip("/"),
         pooling=pooling,
         max_length=limit,
-        lower_case=settings.get("do_lower_case") is True,
+        lower_case=said.get("do_lower_case") is True,
         files=tuple(files),
-        notes=(),
+        notes=tuple(notes),
         prompts=prompts,
-        default_prompt=told.get("default_prompt_name"),
+        default_prompt=default,
         unsupported=unsupported,
     )
 
@@ -133,59 +142,39 @@ def _chain(kinds: list[str], folder: Path) -> InputRefused:
 
 def _pooling(
     folder: Path,
-    kinds: list[str],
-    paths: list[str],
-    settings: dict[str, Any],
-    files: list[str],
+    modules: list[tuple[str, str]],
+    said: dict[str, Any],
     prompts: dict[str, str],
+    found: tuple[list[str], list[str]],
 ) -> tuple[SentencePooling | None, InputRefused | None]:
     """How the chain pools, or why the graph cannot hold it; a Dropout does nothing once training is over."""
-    chain = [(kind, path) for kind, path in zip(kinds, paths, strict=True) if kind != "Dropout"]
+    files, notes = found
+    chain = [module for module in modules if module[0] != "Dropout"]
     after = [kind for kind, _ in chain[2:]]
     if len(chain) < 2 or chain[1][0] != "Pooling" or after not in ([], ["Normalize"]):
-        return None, _chain(kinds, folder)
-    pooling = folder / chain[1][1] / "config.json"
+        return None, _chain([kind for kind, _ in modules], folder)
+    place = folder / chain[1][1] / "config.json"
     files.append(f"{chain[1][1]}/config.json")
-    modes = _pooling_modes(pooling, folder)
-    normalize = _optional(folder, f"{chain[2][1]}/config.json", files) if after else {}
-    if settings.get("transformer_task", _TASK) != _TASK or normalize.get("module_input_name", _INPUT) != _INPUT:
+    modes, told = _pooling_modes(place, folder, notes)
+    normalize = _optional(folder, f"{chain[2][1]}/config.json", settings.NORMALIZE, files, notes) if after else {}
+    if said.get("transformer_task", _TASK) != _TASK or normalize.get("module_input_name", _INPUT) != _INPUT:
         return None, InputRefused(
             "the sentence-transformers modules are wired in a way that is not supported",
             where=str(folder),
             why=f"transformer_task must be {_TASK}, and Normalize must work on {_INPUT}",
             hint=_NO_MODEL,
         )
-    told = strictjson.as_object(read_settings(pooling, inside=folder), where=pooling)
     if told.get("include_prompt") is False and any(prompts.values()):
         return None, InputRefused(
             "the model leaves its prompts out of the pooling (include_prompt: false)",
-            where=str(pooling),
+            where=str(place),
             why="the graph pools every token of a text, its prompt included",
             hint=_NO_MODEL,
         )
     return SentencePooling(modes, normalize=bool(after)), None
 
 
-def _prompts(told: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Name → prompt, as sentence-transformers reads them: one that is null is none."""
-    prompts = told.get("prompts") or {}
-    default = told.get("default_prompt_name")
-    texts = isinstance(prompts, dict) and all(
-        each is None or isinstance(each, str) for each in cast("dict[str, Any]", prompts).values()
-    )
-    if not texts or not (default is None or isinstance(default, str)):
-        raise InputRefused("the prompts are not texts by name", where=str(folder / PROMPTS), why=repr(prompts)[:200])
-    found = {name: text for name, text in cast("dict[str, str | None]", prompts).items() if text is not None}
-    if default is not None and default not in found:
-        raise InputRefused(
-            f"default_prompt_name names a prompt that is not there: {default!r}",
-            where=str(folder / PROMPTS),
-            why=f"prompts: {', '.join(found) or 'none'}",
-        )
-    return found
-
-
-def _modules(folder: Path) -> tuple[list[str], list[str]]:
+def _modules(folder: Path, notes: list[str]) -> tuple[list[str], list[str]]:
     """The class name and the path of every module, in order."""
     where = str(folder / MODULES)
     modules = read_settings(folder / MODULES, inside=folder)
@@ -194,6 +183,7 @@ def _modules(folder: Path) -> tuple[list[str], list[str]]:
     kinds: list[str] = []
     paths: list[str] = []
     for module in cast("list[dict[str, Any]]", modules):
+        notes += settings.close(settings.MODULE, module, where=folder / MODULES)[1]
         kinds.append(_kind(module.get("type"), where))
         path = module.get("path")
         if not isinstance(path, str) or "\\" in path or ".." in PurePosixPath(path).parts or path.startswith("/"):
@@ -215,17 +205,34 @@ def _kind(dotted: Any, where: str) -> str:
     return name
 
 
-def _optional(folder: Path, name: str, files: list[str]) -> dict[str, Any]:
+def _encoder_settings(folder: Path, encoder: str, files: list[str], notes: list[str]) -> tuple[dict[str, Any], str]:
+    """What the Transformer module is told, and the file that says so."""
+    for name in ENCODER_CONFIGS:
+        said = _optional(folder, f"{encoder}{name}", settings.SENTENCE, files, notes)
+        if said:
+            return said, str(folder / encoder / name)
+    return {}, str(folder / encoder)
+
+
+def _optional(folder: Path, name: str, table: Table, files: list[str], notes: list[str]) -> dict[str, Any]:
     if not exists(folder / name):
         return {}
     files.append(name)
-    return strictjson.as_object(read_settings(folder / name, inside=folder), where=folder / name)
+    return _read(folder / name, folder, table, notes)
 
 
-def _pooling_modes(path: Path, folder: Path) -> tuple[str, ...]:
+def _read(path: Path, folder: Path, table: Table, notes: list[str]) -> dict[str, Any]:
+    values = strictjson.as_object(read_settings(path, inside=folder), where=path)
+    kept, dropped = settings.close(table, values, where=path)
+    notes += dropped
+    return kept
+
+
+def _pooling_modes(path: Path, folder: Path, notes: list[str]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The modes, and all that the Pooling module says."""
     if not exists(path):
         raise InputRefused("the Pooling module has no config.json", where=str(path))
-    config = strictjson.as_object(read_settings(path, inside=folder), where=path)
+    config = _read(path, folder, settings.POOLING, notes)
     stated = config.get("pooling_mode")
     if stated is not None:
         names = cast("list[Any]", stated) if isinstance(stated, list) else [stated]
@@ -239,7 +246,7 @@ def _pooling_modes(path: Path, folder: Path) -> tuple[str, ...]:
             where=str(path),
             hint=f"one of {', '.join(_MODES)}",
         )
-    return modes
+    return modes, config
 
 
 def cross_encoder(config: Mapping[str, Any]) -> bool:

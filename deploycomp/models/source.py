@@ -14,7 +14,7 @@ from deploycomp.models.audit import audit
 from deploycomp.models.plan import Plan
 from deploycomp.models.sentence import Sentence
 
-__all__ = ["Source", "resolve"]
+__all__ = ["Source", "resolve", "stamp"]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -33,11 +33,15 @@ class Source:
         revision: The commit of a hub model.
         files: Every file that is read → its SHA-256.
         digest: One SHA-256 over *files*.
-        config: The encoder's raw config.json.
+        config: The encoder's config.json, without what the audit dropped.
         numel: Elements in the weight files.
         notes: What was ignored, and what to know.
         sentence: The sentence-transformers layout, where there is one.
         plan: What was cut out of the model; empty for an ordinary checkpoint.
+        settings: The tokenizer's settings files, by name, without what the audit dropped.
+        stamps: Every file → how it stood when it was hashed.
+        tensors: Names in the weight files.
+        head: Files of a classifier that is no part of the encoder (SetFit), which no graph can hold.
     """
 
     path: Path
@@ -50,6 +54,10 @@ class Source:
     notes: tuple[str, ...]
     sentence: Sentence | None
     plan: Plan = field(default_factory=Plan)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stamps: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
+    tensors: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
 
     @property
     def sentence_transformers(self) -> bool:
@@ -100,6 +108,7 @@ def resolve(
     found = audit(folder)
     if progress is not None:
         progress(f"hashing {name}", 0.5)
+    stamps = {file: stamp(folder / file) for file in found.files}
     files = {file: sha256(folder / file) for file in found.files}
     return Source(
         path=folder,
@@ -112,7 +121,17 @@ def resolve(
         notes=found.notes,
         sentence=found.sentence,
         plan=found.plan,
+        settings=found.settings,
+        stamps=stamps,
+        tensors=found.tensors,
+        head=found.head,
     )
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file does: its size, its time, and which file it is."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino
 
 
 def _download(model: str, revision: str | None) -> Path:

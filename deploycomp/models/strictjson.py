@@ -82,11 +82,10 @@ def as_object(value: Any, *, where: Path) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value: dict[str, Any] = {}
-    for key, item in pairs:
-        if key in value:
-            raise _Duplicate(repr(key))
-        value[key] = item
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        raise _Duplicate(repr(next(key for key, _ in pairs if key in seen or seen.add(key))))
     return value
 
 

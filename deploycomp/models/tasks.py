@@ -35,6 +35,8 @@ def infer_task(source: Source) -> Task:
     Raises:
         InputRefused: Its architecture is missing, unknown or for a task that deploycomp does not export.
     """
+    if source.head:
+        raise _headed(source)
     if source.sentence is not None:
         return "sentence-similarity"
     names = source.config.get("architectures") or []
@@ -70,6 +72,16 @@ def _task_of(architecture: str) -> str | None:
         return None
 
 
+def _headed(source: Source) -> InputRefused:
+    task = "sentence-similarity" if source.sentence is not None else "feature-extraction"
+    return InputRefused(
+        "the folder holds a SetFit model, whose classifier is no part of the encoder",
+        where=str(source.path / source.head[0]),
+        why="the classifier is scikit-learn's, in a pickle that is never opened; without it the answers are embeddings",
+        hint=f"export the encoder alone with --task {task}, and give its embeddings to the classifier yourself",
+    )
+
+
 def check_task(source: Source, task: Task | str = "auto") -> Task:
     """Return the task to load a checkpoint for, `auto` resolved.
 
@@ -88,6 +100,8 @@ def check_task(source: Source, task: Task | str = "auto") -> Task:
     where = str(source.encoder / "config.json")
     if task not in TASKS:
         raise InputRefused(f"there is no task {task!r}", where=where, hint=f"one of {', '.join(TASKS)}")
+    if source.head and task not in _HEADLESS:
+        raise _headed(source)
     if task == "sentence-similarity" and source.sentence is None:
         raise InputRefused(
             "the checkpoint does not say how sentences are pooled",

@@ -5,19 +5,20 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from deploycomp.errors import EnvironmentFailed, InputRefused
+from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, panicked
 from deploycomp.models.source import Source
+from deploycomp.models.stage import Stage
 
 __all__ = ["check_tokenizer", "load_tokenizer"]
 
 _SENTENCEPIECE = ("spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 
-def load_tokenizer(source: Source, task: str) -> tuple[Any, tuple[str, ...]]:
+def load_tokenizer(stage: Stage, task: str) -> tuple[Any, tuple[str, ...]]:
     """Load the fast tokenizer, padding on the right.
 
     Args:
-        source: A checkpoint.
+        stage: The private folder of a checkpoint.
         task: What it is loaded for: only sentence embeddings follow sentence-transformers' own settings.
 
     Returns:
@@ -29,12 +30,17 @@ def load_tokenizer(source: Source, task: str) -> tuple[Any, tuple[str, ...]]:
     """
     from transformers import AutoTokenizer
 
+    source = stage.source
     _check_files(source)
+    _check_class(source)
     where = str(source.encoder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.encoder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        tokenizer = AutoTokenizer.from_pretrained(stage.folder, local_files_only=True, trust_remote_code=False)
+    except BaseException as error:
+        if isinstance(error, DeploycompError) or not (isinstance(error, Exception) or panicked(error)):
+            raise
+        text = stage.plain(str(error)).strip()
+        why = f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
         raise InputRefused("the tokenizer cannot be read", where=where, why=why) from error
     if not getattr(tokenizer, "is_fast", False):
         raise InputRefused(
@@ -73,6 +79,26 @@ def _check_files(source: Source) -> None:
         )
 
 
+def _check_class(source: Source) -> None:
+    """A name that transformers does not have it replaces without a word; one of another kind it would call."""
+    from transformers import PreTrainedTokenizerBase
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    for file, said in (
+        ("tokenizer_config.json", source.settings.get("tokenizer_config.json", {})),
+        ("config.json", source.config),
+    ):
+        name = said.get("tokenizer_class")
+        found: Any = tokenizer_class_from_name(name) if name else PreTrainedTokenizerBase
+        if not isinstance(found, type) or not issubclass(found, PreTrainedTokenizerBase):
+            raise InputRefused(
+                f"transformers has no tokenizer class {name!r}",
+                where=str(source.encoder / file),
+                why="it would take another in its place",
+                hint=f'set "tokenizer_class": "PreTrainedTokenizerFast" in {file}, which reads tokenizer.json as it is',
+            )
+
+
 def _lower(tokenizer: Any) -> None:
     """Put lower-casing before everything else, as sentence-transformers' `do_lower_case` does."""
     from tokenizers import normalizers
@@ -95,7 +121,11 @@ def check_tokenizer(tokenizer: Any, module: Any, source: Source, task: str) -> N
         InputRefused: The tokenizer is larger than the embedding, or lacks a padding or mask token.
     """
     where = str(source.encoder)
-    rows = int(module.get_input_embeddings().weight.shape[0])
+    try:
+        rows = int(module.get_input_embeddings().weight.shape[0])
+    except (AttributeError, NotImplementedError) as error:
+        why = f"its embedding is of an unknown kind ({type(error).__name__})"
+        raise InputRefused(f"the architecture {source.model_type} is not supported", where=where, why=why) from error
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     beyond = sorted((index, token) for token, index in vocabulary.items() if index >= rows)
     if beyond:

@@ -63,6 +63,7 @@ class Weights:
     files: tuple[str, ...]
     numel: int
     notes: tuple[str, ...]
+    tensors: tuple[str, ...]
 
 
 def check_weights(folder: Path, *, inside: Path) -> Weights:
@@ -89,7 +90,7 @@ def check_weights(folder: Path, *, inside: Path) -> Weights:
     if not tensors:
         raise InputRefused("the weight file holds no tensors", where=str(folder / files[0]))
     notes += [f"{name} ignored: safetensors is used" for name in pickles if _is_weight(name)]
-    return Weights(files, sum(math.prod(shape) for shape in tensors.values()), tuple(notes))
+    return Weights(files, sum(math.prod(shape) for shape in tensors.values()), tuple(notes), tuple(tensors))
 
 
 def _is_weight(name: str) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from deploycomp.errors import InputRefused, UsageError
+from deploycomp.errors import InputRefused, UsageError, panicked
 
 if TYPE_CHECKING:
     import tokenizers
@@ -121,8 +121,10 @@ def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
         raise InputRefused("the tokenizer is missing", where=str(path), hint="export the model again")
     try:
         return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises a plain Exception
-        raise InputRefused("the tokenizer cannot be read", where=str(path), why=str(error)) from error
+    except BaseException as error:  # the library raises a plain Exception, or panics
+        if isinstance(error, Exception) or panicked(error):
+            raise InputRefused("the tokenizer cannot be read", where=str(path), why=str(error)) from error
+        raise
 
 
 def encode_texts(
@@ -295,6 +297,11 @@ def _encode(
                 where=f"inputs {start} to {start + len(chunk) - 1}",
                 why=f"not valid Unicode ({error})",
             ) from error
+        except BaseException as error:
+            if isinstance(error, Exception) or panicked(error):
+                where = f"inputs {start} to {start + len(chunk) - 1}"
+                raise InputRefused("the tokenizer fails on a text", where=where, why=str(error)) from error
+            raise
         if progress:
             progress("tokenize", min(1.0, (start + CHUNK) / len(inputs)))
 
