@@ -21,7 +21,11 @@ def main() -> None:
         kind = "memory ran out" if isinstance(error, MemoryError) else "deploycomp cannot be imported"
         process.say(kind, error="EnvironmentFailed", code=process.FAILED, hint="install it again: pip install deploycomp")
         process.leave(process.FAILED)
-    process.leave(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except BaseException:  # it raises nothing, unless no memory is left for that
+        code = process.short_of_memory()
+    process.leave(code)
 
 
 if __name__ == "__main__":

@@ -34,11 +34,13 @@ def as_ours(error: BaseException) -> DeploycompError | None:
     Returns:
         The error to say; None for what nobody foresaw.
     """
-    chain = list(_chain(error))
-    if any(_is_memory(each) for each in chain):
+    if any(_is_memory(each) for each in _chain(error)):
+        if isinstance(error, EnvironmentFailed):
+            return error  # it says what took it
+        said = f"{error.what}: {error.why}" if isinstance(error, DeploycompError) else str(error)
         return EnvironmentFailed(
             "memory ran out",
-            why=None if isinstance(error, MemoryError) else str(error) or None,
+            why=said or None,
             hint="close other programs, raise the limit (ulimit -v, cgroup), lower the batch size, or take a larger machine",
         )
     if isinstance(error, DeploycompError):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import typer
 
 from deploycomp.artifact import translate_os_error
+from deploycomp.cli import process
 from deploycomp.cli.faults import as_ours
 from deploycomp.cli.process import BUG, READER_LEFT
 from deploycomp.errors import DeploycompError, EnvironmentFailed, Interrupted
@@ -225,7 +226,14 @@ def _writing() -> Iterator[None]:
 
 
 def _tell(error: BaseException) -> int:
-    """Say what happened and return the exit code."""
+    """Say what happened and return the exit code, in few words where memory does not do for more."""
+    try:
+        return _told(error)
+    except Exception:
+        return process.short_of_memory()
+
+
+def _told(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return _interrupted(error if isinstance(error, Interrupted) else Interrupted())
     if isinstance(error, BrokenPipeError | _Unheard):
@@ -237,7 +245,7 @@ def _tell(error: BaseException) -> int:
     try:
         _bug(error) if ours is None else SINK.error(ours)
     except (_Unheard, BrokenPipeError) as unheard:  # the JSON document of an error
-        return _tell(unheard)
+        return _told(unheard)
     _written()
     _trace()
     return BUG if ours is None else ours.exit_code

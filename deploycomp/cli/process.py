@@ -15,7 +15,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["BUG", "FAILED", "READER_LEFT", "last_words", "leave", "open_streams", "quiet_signals", "say", "with_docstrings"]
+__all__ = ["BUG", "FAILED", "READER_LEFT", "last_words", "leave", "open_streams", "quiet_signals", "say", "short_of_memory", "with_docstrings"]
 
 FAILED = 5
 """Exit code of `EnvironmentFailed`."""
@@ -108,8 +108,15 @@ def _published() -> str:
     return f"; written before that: {str(written)!a}" if written else ""
 
 
-_kept: list[object] = []
-"""What C holds on to must live as long as the process."""
+_kept: dict[str, object] = {"spare": None}
+"""What C holds on to must live as long as the process; what is spare must not."""
+
+
+def short_of_memory() -> int:
+    """Say that memory ran out with the little that is kept for it, and return the exit code."""
+    _kept["spare"] = None
+    say("memory ran out" + _published(), error="EnvironmentFailed", code=FAILED, hint=_ADVICE)
+    return FAILED
 
 
 def last_words() -> None:
@@ -119,17 +126,17 @@ def last_words() -> None:
     must end by `leave`.
     """
     libc, owner = ctypes.CDLL(None), os.getpid()
-    _kept.append(bytearray(_SPARE_BYTES))
+    _kept["spare"] = bytearray(_SPARE_BYTES)
 
     def speak(_: int | None) -> None:
         if os.getpid() == owner:  # not in a child that was forked off
-            _kept[0] = None
+            _kept["spare"] = None
             say(_ENDED + _published(), error="EnvironmentFailed", code=FAILED, hint=_ADVICE)
             os._exit(FAILED)
 
     at_exit = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(speak)
     at_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(speak)
-    _kept.extend((at_exit, at_abort))
+    _kept.update(exit=at_exit, abort=at_abort)
     libc.signal.restype = ctypes.c_void_p
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     libc.__cxa_atexit(at_exit, None, None)  # glibc has no `atexit` to link to
