@@ -24,6 +24,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deploycomp.errors import UsageError
+from deploycomp.readfile import os_error
 from deploycomp.yamlcore import Loader, dump
 
 __all__ = [
@@ -440,7 +441,8 @@ class Recipe(_Strict):
         """Read a recipe file.
 
         Raises:
-            UsageError: The file cannot be read, or see `parse`.
+            UsageError: There is no such file, it is no UTF-8 text, or see `parse`.
+            EnvironmentFailed: It may not be read.
         """
         try:
             with path.open("rb") as file:
@@ -448,7 +450,13 @@ class Recipe(_Strict):
             if len(content) > MAX_RECIPE_BYTES:
                 raise _too_large(str(path))
             text = content.decode()
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError | IsADirectoryError):
+                raise os_error(error, where=str(path)) from None
+            raise UsageError(
+                "the recipe cannot be read", where=str(path), why=error.strerror, hint="deploycomp recipes"
+            ) from None
+        except UnicodeDecodeError as error:
             raise UsageError(
                 "the recipe cannot be read", where=str(path), why=str(error), hint="deploycomp recipes"
             ) from None
