@@ -19,7 +19,9 @@ def main() -> None:
         from deploycomp.cli.app import run
     except BaseException as error:  # nothing but memory or a broken installation stops an import
         kind = "memory ran out" if isinstance(error, MemoryError) else "deploycomp cannot be imported"
-        process.say(kind, error="EnvironmentFailed", code=process.FAILED, hint="install it again: pip install deploycomp")
+        process.say(
+            kind, error="EnvironmentFailed", code=process.FAILED, hint="install it again: pip install deploycomp"
+        )
         process.leave(process.FAILED)
     try:
         code = run(sys.argv[1:])

@@ -10,8 +10,8 @@
 
     Interrupted            130   Ctrl-C (143 for SIGTERM); a KeyboardInterrupt, so that no `except Exception` eats it
 
-A message says what happened, where, why, and what to type next, each on one line: what comes from elsewhere is escaped, so
-that no name can forge a line of it.
+A message says what happened, where, why, and what to type next, each on one line: what comes from elsewhere is escaped,
+so that no name can forge a line of it.
 """
 
 from __future__ import annotations

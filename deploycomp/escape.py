@@ -1,10 +1,10 @@
-"""Text from elsewhere (paths, labels, names, what a library says), written so that it cannot begin or steer a line.
+r"""Text from elsewhere (paths, labels, names, what a library says), written so that it cannot begin or steer a line.
 
-A name may hold line breaks, terminal escapes, direction marks and commands of a CI system. Shown as they are, they would
-forge a line of an error message or be carried out by the runner that reads the log. Whatever this package prints or
-raises goes through here once.
+A name may hold line breaks, terminal escapes, direction marks and commands of a CI system. Shown as they are, they
+would forge a line of an error message or be carried out by the runner that reads the log. Whatever is printed or
+raised here goes through one of these once.
 
-    one_line     `a\\nb` → `a\\\\nb`          every part of a message: it stays where it was put
+    one_line     `a⏎b` → `a\nb`               every part of a message: it stays where it was put
     document     lines that are meant        a recipe, a table: line breaks stay, nothing in them is a command
     json_text    JSON that reads back equal  the same characters, as JSON's own escapes
 """
@@ -33,11 +33,11 @@ _WORKFLOW = re.compile(r"^(\s*):(?=:)")
 
 
 def one_line(text: object) -> str:
-    """Write anything as printable text on one line.
+    r"""Write anything as printable text on one line.
 
     Args:
         text: What to show; line breaks, control characters, direction marks and what has no width appear as escapes
-            (`\\n`, `\\x1b`, `\\u202e`), as in Python, and a command to a CI system is broken by one.
+            (`\n`, `\x1b`, `\u202e`), as in Python, and a command to a CI system is broken by one.
 
     Returns:
         The text without a line break in it; printable text comes back as it was.

@@ -1,7 +1,7 @@
 """Read what a user gave: whatever the system or a decoder says of it becomes one error of ours.
 
-    with reading(path):
-        text = path.read_text(encoding="utf-8")
+with reading(path):
+    text = path.read_text(encoding="utf-8")
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def reading(path: Path | str) -> Generator[None]:
     except (UnicodeError, RecursionError) as error:
         raise decoding_error(error, where=str(path)) from None
     except MemoryError:
-        raise EnvironmentFailed("memory ran out while a file was read", where=str(path), hint=_HINTS[errno.ENOMEM]) from None
+        raise EnvironmentFailed(
+            "memory ran out while a file was read", where=str(path), hint=_HINTS[errno.ENOMEM]
+        ) from None
 
 
 def os_error(error: OSError, *, where: str | None = None) -> DeploycompError:
@@ -70,5 +72,7 @@ def decoding_error(error: UnicodeError | RecursionError, *, where: str | None = 
         return InputRefused("the file is nested too deep", where=where)
     if isinstance(error, UnicodeDecodeError):
         hint = "save it as UTF-8: iconv -f latin1 -t utf-8 FILE"
-        return InputRefused("the file is not UTF-8 text", where=where, why=f"byte {error.start} is {error.reason}", hint=hint)
+        return InputRefused(
+            "the file is not UTF-8 text", where=where, why=f"byte {error.start} is {error.reason}", hint=hint
+        )
     return InputRefused("a text holds what is no character", where=where, why=str(error), hint="write it as UTF-8")

@@ -29,7 +29,7 @@ _CORE = {
 """Tag → the plain scalars that have it, in the order of the specification."""
 
 MAX_DIGITS = 400
-"""A number of a recipe is a float at most, which ends at 309 digits; a longer one is a mistake, or meant to cost time."""
+"""A number of a recipe is a float at most, which ends at 309 digits; a longer one costs time and means nothing."""
 
 _BREAKS = re.compile("[\x85\u2028\u2029]")
 """Ends of lines to YAML 1.1 and to PyYAML, but not to YAML 1.2."""
@@ -49,7 +49,7 @@ def _number(kind: str, text: str) -> int | float | bool | None:
 class Loader(yaml.SafeLoader):
     """A loader of the core schema that refuses anchors, which can expand one kilobyte to gigabytes, and keys twice."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str | None, list[tuple[str, re.Pattern[str]]]]] = {
+    yaml_implicit_resolvers: ClassVar[dict[str | None, Any]] = {  # type: ignore[assignment]  # as PyYAML has it
         None: [(_TAG + kind, re.compile(rf"(?:{pattern.pattern})\Z")) for kind, pattern in _CORE.items()]
     }
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
@@ -62,11 +62,14 @@ class Loader(yaml.SafeLoader):
         if found:
             before = text[: found.start()]
             mark = yaml.Mark("", found.start(), before.count("\n"), found.start() - before.rfind("\n") - 1, None, 0)
-            problem = f"the character U+{ord(found[0]):04X} ends a line for some readers; write it as an escape in quotes"
+            problem = (
+                f"the character U+{ord(found[0]):04X} ends a line for some readers; write it as an escape in quotes"
+            )
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         super().__init__(text)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        """Build a node that is written out."""
         if self.check_event(yaml.AliasEvent):
             mark = cast("Any", self).peek_event().start_mark
             raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=mark)
@@ -76,6 +79,7 @@ class Loader(yaml.SafeLoader):
         """Merge nothing: `<<` is a key like any other."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002  yaml's signature
+        """Build a mapping whose keys stand once."""
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key.value, str):

@@ -12,7 +12,22 @@ from hypothesis import strategies as st
 from deploycomp.errors import InputRefused
 from deploycomp.escape import document, json_text, one_line
 
-PIECES = ["::", "##[", "##vso[", "##teamcity[", "\n", "\r", "\x1b[2J", "\u202e", "\u200b", "\u2028", "\u2029", "\x85", " ", "x"]
+PIECES = [
+    "::",
+    "##[",
+    "##vso[",
+    "##teamcity[",
+    "\n",
+    "\r",
+    "\x1b[2J",
+    "\u202e",
+    "\u200b",
+    "\u2028",
+    "\u2029",
+    "\x85",
+    " ",
+    "x",
+]
 TEXT = st.text(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 ANY = st.characters() | st.characters(categories=["Cs"])
 """Every character, lone surrogates too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -222,10 +223,8 @@ def test_any_bytes_are_walked_in_time(tmp_path_factory: pytest.TempPathFactory, 
     path = tmp_path_factory.getbasetemp() / "noise.onnx"
     for content in (noise, whole[:at], whole[:at] + noise + whole[at:]):
         path.write_bytes(content)
-        try:
+        with contextlib.suppress(InputRefused):
             check_external_data(path)
-        except InputRefused as error:
-            assert error.exit_code == 3
 
 
 def test_a_deep_graph_ends():

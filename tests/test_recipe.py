@@ -297,8 +297,8 @@ SCALARS = (
     | st.sampled_from([".nan", ".NaN", ".NAN"]).map(lambda text: (text, float("nan")))
     # Numbers, booleans and dates to YAML 1.1, texts to the core schema.
     | st.sampled_from(
-        ["yes", "No", "ON", "off", "y", "n", "nULL", "tRUE", "0b11", "1_000", "0x_1", "0o8", "-0x1", "0O7", "1e", "e3"]
-        + ["1:30", "190:20:30", "190:20:30.15", "2020-01-01", "2001-12-14t21:59:43.10-05:00", "=", "<<", "inf", "nan"]
+        ["yes", "No", "ON", "off", "y", "n", "nULL", "tRUE", "0b11", "1_000", "0x_1", "0o8", "-0x1", "0O7", "1e", "e3",
+         "1:30", "190:20:30", "190:20:30.15", "2020-01-01", "2001-12-14t21:59:43.10-05:00", "=", "<<", "inf", "nan"]
     ).map(lambda text: (text, text))
 )  # fmt: skip
 """What is written and what the core schema says that it is (YAML 1.2.2, 10.3.2)."""
@@ -336,8 +336,12 @@ def test_numbers_of_a_recipe_are_those_of_the_core_schema():
 @settings(deadline=None)
 @given(TEXT | st.sampled_from(["::error::x", "a\n::error::x", "a" * 90 + " ::error::x", "- ", "a\n\n  next:  x"]))
 def test_no_name_begins_a_line_of_a_recipe(name: str):
-    recipe = Recipe(model=name, evaluate=Evaluate(data=name, columns={name: name}), steps=(Export(), Int8(keep_float=(name,))))
-    assert recipe.to_yaml().count("\n") == Recipe.model_validate({**recipe.model_dump(), "model": "x"}).to_yaml().count("\n")
+    recipe = Recipe(
+        model=name, evaluate=Evaluate(data=name, columns={name: name}), steps=(Export(), Int8(keep_float=(name,)))
+    )
+    assert recipe.to_yaml().count("\n") == Recipe.model_validate({**recipe.model_dump(), "model": "x"}).to_yaml().count(
+        "\n"
+    )
     assert not re.search(r"(?m)^\s*::", recipe.to_yaml())
     assert Recipe.parse(recipe.to_yaml()) == recipe
 

@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -387,7 +387,7 @@ def _invoke(arguments: Sequence[str]) -> int:
         return error.exit_code
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the command line and end the process."""
     from deploycomp.__main__ import main as door
 

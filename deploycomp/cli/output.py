@@ -294,9 +294,7 @@ def _unraisable(dropped: sys.UnraisableHookArgs) -> None:
 
 def _bug(error: BaseException) -> None:
     if SINK.json:
-        SINK.result(
-            {"error": type(error).__name__, "exit_code": BUG, "what": str(error), "next": "run again with -v"}
-        )
+        SINK.result({"error": type(error).__name__, "exit_code": BUG, "what": str(error), "next": "run again with -v"})
     else:
         SINK._say("a bug in deploycomp: ", style="bold red", end="")
         SINK._say(one_line(f"{type(error).__name__}: {error}"))

@@ -15,7 +15,18 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["BUG", "FAILED", "READER_LEFT", "last_words", "leave", "open_streams", "quiet_signals", "say", "short_of_memory", "with_docstrings"]
+__all__ = [
+    "BUG",
+    "FAILED",
+    "READER_LEFT",
+    "last_words",
+    "leave",
+    "open_streams",
+    "quiet_signals",
+    "say",
+    "short_of_memory",
+    "with_docstrings",
+]
 
 FAILED = 5
 """Exit code of `EnvironmentFailed`."""

@@ -133,8 +133,8 @@ def _check_started(started: Sequence[str], wanted: list[str]) -> None:
     """ONNX Runtime drops a provider that does not start (no driver, no device) and goes on without it."""
     if not started or started[0] != wanted[0]:
         raise EnvironmentFailed(
-            f"{wanted[0]} did not start, ONNX Runtime {_version()} would fall back to {', '.join(started) or 'nothing'}",
-            why=f"available: {', '.join(providers_available())}",
+            f"{wanted[0]} did not start, ONNX Runtime would fall back to {', '.join(started) or 'nothing'}",
+            why=f"onnxruntime {_version()}, available: {', '.join(providers_available())}",
             hint="check the driver and the device (nvidia-smi), or ask for the provider that you have",
         )
 

@@ -180,7 +180,11 @@ def test_an_early_signal_is_json_where_that_was_asked_for():
     )
     done = ran("-c", code, door=[sys.executable])
     assert done.returncode == 130
-    assert json.loads(done.stdout) == {"error": "Interrupted", "exit_code": 130, "what": "interrupted: nothing was written"}
+    assert json.loads(done.stdout) == {
+        "error": "Interrupted",
+        "exit_code": 130,
+        "what": "interrupted: nothing was written",
+    }
 
 
 # ------------------------------------------------------------ optimization
@@ -233,7 +237,7 @@ FAULTS: list[tuple[BaseException, type[DeploycompError], str, str]] = [
     (failed_import("torch"), EnvironmentFailed, "torch is missing", "pip install torch"),
     (failed_import("sklearn.metrics"), EnvironmentFailed, "scikit-learn is missing", "pip install scikit-learn"),
     (failed_import("onnx_ir"), EnvironmentFailed, "onnx-ir is missing", "pip install onnx-ir"),
-    (ImportError("libx.so: no such file", name="torch"), EnvironmentFailed, "torch cannot be imported", "--force-reinst"),
+    (ImportError("libx.so: no such file", name="torch"), EnvironmentFailed, "torch cannot be imported", "--force"),
     (UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "bad"), InputRefused, "the file is not UTF-8 text", "iconv"),
     (UnicodeEncodeError("utf-8", "\udce9", 0, 1, "bad"), InputRefused, "a text holds what is no character", "UTF-8"),
 ]  # fmt: skip
@@ -292,7 +296,9 @@ def test_a_library_that_ends_the_process_is_a_bug_and_no_verdict(sink: Any, caps
 def test_a_missing_package_is_named(tmp_path: Path, missing: str, arguments: list[str]):
     data = made.write_rows(tmp_path / "rows.jsonl", [{"text": "a", "label": "negative"}])
     places = {"MODEL": made.model(), "OUT": tmp_path / "out", "ARTIFACT": made.fp32().path, "DATA": data}
-    code = f"import sys; sys.modules[{missing!r}] = None; from deploycomp.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; from deploycomp.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    )
     done = ran("-c", code, *(places.get(each, each) for each in arguments), door=[sys.executable])
     assert done.returncode == 5, done.stderr
     package = missing.replace("_", "-")
@@ -386,5 +392,5 @@ def test_a_memory_limit_is_no_verdict(tmp_path: Path, megabytes: int):
 
 
 def test_codes_of_the_process_are_those_of_the_errors():
-    assert process.FAILED == EnvironmentFailed.exit_code
+    assert EnvironmentFailed.exit_code == process.FAILED
     assert process.READER_LEFT == 141

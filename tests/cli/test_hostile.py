@@ -24,7 +24,9 @@ from tests.cli.conftest import process, put_back
 from tests.report.test_gate import hostile as gate_result
 from tests.report.test_markdown import hostile as report_of
 
-FORGED = "x\n  next:  forged\n::error::forged\r\n##[error]forged\u2028::error::forged\x85next: forged\x1b[2J\u202e\u200b"
+FORGED = (
+    "x\n  next:  forged\n::error::forged\r\n##[error]forged\u2028::error::forged\x85next: forged\x1b[2J\u202e\u200b"
+)
 """Everything at once; what of it could be carried out or taken for a line of ours must not begin one."""
 IN_A_NAME = FORGED.replace("/", "")
 """As the name of a file or folder: no slash is in it."""
@@ -55,7 +57,7 @@ def line(capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with rows whose label is forged, rows whose column is, and an artifact and an ONNX file under such a name."""
+    """A folder with rows whose label or column is forged, and an artifact, a graph and a recipe of such a name."""
     texts = [{"text": f"word {number}"} for number in range(40)]
     made.write_rows(tmp_path / "label.jsonl", [{**each, "label": FORGED} for each in texts])
     made.write_rows(tmp_path / "column.jsonl", [{FORGED: each["text"]} for each in texts])
@@ -70,7 +72,7 @@ def place(tmp_path: Path) -> Path:
 
 SAYINGS: dict[str, tuple[int, Callable[[Path], list[Any]]]] = {
     "label": (3, lambda at: ["evaluate", at / IN_A_NAME, at / "label.jsonl"]),
-    "label of an export": (3, lambda at: ["export", made.model(), "--no-benchmark", "-o", at / "o", "--eval", at / "label.jsonl"]),
+    "label of an export": (3, lambda at: ["export", made.model(), "-o", at / "o", "--eval", at / "label.jsonl"]),
     "column": (2, lambda at: ["evaluate", at / IN_A_NAME, at / "column.jsonl"]),
     "column asked for": (2, lambda at: ["evaluate", at / IN_A_NAME, at / "label.jsonl", "--column", f"text={FORGED}"]),
     "data": (3, lambda at: ["evaluate", at / IN_A_NAME, at / f"{IN_A_NAME}.jsonl"]),
@@ -96,7 +98,9 @@ SAYINGS: dict[str, tuple[int, Callable[[Path], list[Any]]]] = {
 @pytest.mark.parametrize("way", SAYINGS)
 def test_nothing_is_forged_on_a_terminal_or_in_a_log(line: Any, place: Path, way: str, verbose: bool):
     code, arguments = SAYINGS[way]
-    found, out, err = line(*arguments(place), *(["-v"] if verbose and way not in ("command", "option", "value") else []))
+    found, out, err = line(
+        *arguments(place), *(["-v"] if verbose and way not in ("command", "option", "value") else [])
+    )
     assert found == code, err
     clean(out)
     clean(err)
@@ -128,7 +132,11 @@ def test_a_printed_recipe_reads_back(line: Any, place: Path):
 
 
 def test_the_installed_command_too(place: Path):
-    for arguments in (["inspect", place / f"{IN_A_NAME}-gone"], [FORGED], ["evaluate", place / IN_A_NAME, place / "label.jsonl"]):
+    for arguments in (
+        ["inspect", place / f"{IN_A_NAME}-gone"],
+        [FORGED],
+        ["evaluate", place / IN_A_NAME, place / "label.jsonl"],
+    ):
         done = subprocess.run([str(made.COMMAND), *map(str, arguments)], capture_output=True, text=True, check=False)
         assert done.returncode in (2, 3, 5)
         clean(done.stdout)

@@ -210,8 +210,14 @@ def test_a_graph_of_another_time_names_the_version_found(
     ("said", "hint"),
     [
         ("Opset 26 is under development", "this is onnxruntime 1.20.1, opset 26 needs 1.25"),
-        ("Opset 23 is under development", 'opset 23 needs 1.22: pip install "onnxruntime>=1.22", or export with --opset'),
-        ("Unsupported model IR version: 11, max supported", 'IR version 11 needs 1.22: pip install "onnxruntime>=1.22"'),
+        (
+            "Opset 23 is under development",
+            'opset 23 needs 1.22: pip install "onnxruntime>=1.22", or export',
+        ),
+        (
+            "Unsupported model IR version: 11, max supported",
+            'IR version 11 needs 1.22: pip install "onnxruntime>=1.22"',
+        ),
     ],
 )
 def test_the_version_that_is_needed_is_named(said: str, hint: str):
