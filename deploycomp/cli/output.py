@@ -27,6 +27,7 @@ from deploycomp.cli.faults import as_ours
 from deploycomp.cli.process import BUG, READER_LEFT
 from deploycomp.errors import DeploycompError, EnvironmentFailed, Interrupted
 from deploycomp.escape import document, json_text, one_line
+from deploycomp.room import check_room
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -118,7 +119,8 @@ class Sink:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Show a bar with an estimate, on a terminal only."""
+        """Show a bar with an estimate, on a terminal only; whatever shows one imports heavy libraries."""
+        check_room()
         if self.quiet or self.json or not sys.stderr.isatty():
             yield lambda _message, _share: self.check()
             return

@@ -373,18 +373,31 @@ def test_too_little_memory_to_say_so(sink: Any, monkeypatch: pytest.MonkeyPatch,
     assert capfd.readouterr().err.splitlines()[0] == "error: memory ran out; written before that: 'out'"
 
 
+def test_a_limit_under_which_libraries_hang_is_refused_at_once(monkeypatch: pytest.MonkeyPatch):
+    """OpenBLAS asks for its buffers for ever."""
+    from deploycomp.room import LEAST_ADDRESS_SPACE, check_room
+
+    check_room()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (LEAST_ADDRESS_SPACE, LEAST_ADDRESS_SPACE))
+    check_room()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (800_000_000, 800_000_000))
+    with pytest.raises(EnvironmentFailed, match="the address space is limited to 800 MB") as caught:
+        check_room()
+    assert "ulimit -v unlimited" in str(caught.value.hint)
+
+
 def limited(megabytes: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
 
 
-@pytest.mark.parametrize("megabytes", [90, 250, 450, 650])
+@pytest.mark.parametrize("megabytes", [90, 450, 800])
 def test_a_memory_limit_is_no_verdict(tmp_path: Path, megabytes: int):
-    """Between too little for Python's own modules and too little for torch."""
+    """Too little for Python's own modules, for torch, and for scipy, whose OpenBLAS would never end."""
     data = made.write_rows(tmp_path / "rows.jsonl", [{"text": "a", "label": "negative"}])
     arguments = ["export", made.model(), "--no-benchmark", "-o", tmp_path / "out", "--eval", data]
     done = ran(*arguments, preexec_fn=limited(megabytes))
     assert done.returncode == 5, (done.returncode, done.stderr)
-    assert "memory ran out" in done.stderr
+    assert "memory ran" in done.stderr or "memory runs out" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
     ended = "a native library ended" in done.stderr  # like a kill: the next run sweeps what it left
@@ -394,3 +407,11 @@ def test_a_memory_limit_is_no_verdict(tmp_path: Path, megabytes: int):
 def test_codes_of_the_process_are_those_of_the_errors():
     assert EnvironmentFailed.exit_code == process.FAILED
     assert process.READER_LEFT == 141
+
+
+def test_python_without_docstrings_is_told_so():
+    """As a library: nobody starts again there."""
+    code = f"from deploycomp import inspect_path; inspect_path({str(made.model())!r})"
+    done = ran("-OO", "-c", code, door=[sys.executable])
+    assert "EnvironmentFailed: transformers cannot be imported without docstrings" in done.stderr
+    assert "next:  start Python without -OO" in done.stderr
