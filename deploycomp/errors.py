@@ -10,10 +10,13 @@
 
     Interrupted            130   Ctrl-C (143 for SIGTERM); a KeyboardInterrupt, so that no `except Exception` eats it
 
-A message says what happened, where, why, and what to type next.
+A message says what happened, where, why, and what to type next, each on one line: what comes from elsewhere is escaped,
+so that no name can forge a line of it.
 """
 
 from __future__ import annotations
+
+from deploycomp.escape import one_line
 
 __all__ = [
     "DeploycompError",
@@ -45,14 +48,14 @@ class DeploycompError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        parts = [self.what]
-        parts += [f"  where: {self.where}"] if self.where else []
-        parts += [f"  why:   {self.why}"] if self.why else []
-        parts += [f"  next:  {self.hint}"] if self.hint else []
+        parts = [one_line(self.what)]
+        parts += [f"  where: {one_line(self.where)}"] if self.where else []
+        parts += [f"  why:   {one_line(self.why)}"] if self.why else []
+        parts += [f"  next:  {one_line(self.hint)}"] if self.hint else []
         return "\n".join(parts)
 
     def as_dict(self) -> dict[str, str | int | None]:
-        """Return the error as plain values, for `--json`."""
+        """Return the error as plain values, for `--json`; nothing in them is escaped."""
         return {
             "error": type(self).__name__,
             "exit_code": self.exit_code,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploycomp.artifact import MANIFEST, Artifact
 from deploycomp.errors import InputRefused
-from deploycomp.onnxmodel import DATA_SUFFIX, file_bytes
+from deploycomp.external import check_external_data
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -70,6 +70,7 @@ def _graph(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         raise InputRefused("there is no such file", where=str(path))
+    beside = check_external_data(path)
     try:
         model = ir.load(path)
     except Exception as error:
@@ -80,8 +81,8 @@ def _graph(path: Path) -> dict[str, Any]:
             stored[value.const_value.dtype.name.lower()] += value.const_value.nbytes
     operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph)
     return {
-        "bytes": file_bytes(path),
-        "external_data": path.with_name(path.name + DATA_SUFFIX).exists(),
+        "bytes": sum(each.stat().st_size for each in (path, *(path.parent / name for name in beside))),
+        "external_data": bool(beside),
         "opsets": {domain or "ai.onnx": number for domain, number in sorted(model.opset_imports.items())},
         "nodes": sum(operators.values()),
         "operators": dict(operators.most_common()),

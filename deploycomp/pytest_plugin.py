@@ -83,10 +83,11 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
 def _judged(result: dict[str, Any], inconclusive: str) -> dict[str, Any]:
     """Return a result that passed; fail or skip the test otherwise."""
     __tracebackhide__ = True
+    from deploycomp.escape import document, one_line
     from deploycomp.report.gate import gate_lines
 
     if result["verdict"] == "pass":
         return result
     if result["verdict"] == "inconclusive" and inconclusive == "skip":
-        pytest.skip(f"inconclusive: {result['why']}" + (f"; {result['next']}" if result["next"] else ""))
-    pytest.fail("\n".join(gate_lines(result)), pytrace=False)
+        pytest.skip(one_line(f"inconclusive: {result['why']}" + (f"; {result['next']}" if result["next"] else "")))
+    pytest.fail(document("\n".join(gate_lines(result))), pytrace=False)

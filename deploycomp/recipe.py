@@ -24,6 +24,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deploycomp.errors import UsageError
+from deploycomp.readfile import os_error
+from deploycomp.yamlcore import Loader, dump
 
 __all__ = [
     "FACTOR_GOALS",
@@ -78,9 +80,6 @@ Layout = Literal["default", "transformers.js", "sentence-transformers"]
 
 MAX_RECIPE_BYTES = 1_000_000
 """A recipe is written by hand; anything larger is not one (and YAML anchors can explode)."""
-
-_LINE_BREAKS = "\x85\u2028\u2029"
-"""PyYAML writes them as they are and reads them as ends of lines; in a name they are escaped."""
 
 DEFAULT_EXTERNAL_DATA_BYTES = 1_500_000_000
 """Protobuf ends at 2 GiB; optimizers need head room below it (onnx#4394, onnxruntime#12882)."""
@@ -408,15 +407,11 @@ class Recipe(_Strict):
 
     def to_yaml(self) -> str:
         """Write the full recipe, every default spelled out, as YAML that `Recipe.parse` reads back."""
-        data = self.model_dump(mode="json")
-        text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-        if any(each in text for each in _LINE_BREAKS):
-            text = yaml.safe_dump(data, sort_keys=False, allow_unicode=False)
-        return text
+        return dump(self.model_dump(mode="json"))
 
     @staticmethod
     def parse(text: str, *, where: str = "recipe") -> Recipe:
-        """Read a recipe from YAML.
+        """Read a recipe from YAML 1.2 (core schema).
 
         Args:
             text: The YAML.
@@ -428,8 +423,7 @@ class Recipe(_Strict):
         if len(text.encode()) > MAX_RECIPE_BYTES:
             raise _too_large(where)
         try:
-            loader = _NoAliasLoader(text)
-            data: Any = loader.get_single_data()
+            data: Any = Loader(text).get_single_data()
         except RecursionError:
             raise UsageError("the recipe is nested too deeply", where=where) from None
         except yaml.YAMLError as error:
@@ -440,14 +434,15 @@ class Recipe(_Strict):
             ) from None
         if not isinstance(data, dict):
             raise UsageError("a recipe is a mapping of keys to values", where=where, hint="deploycomp recipes")
-        return Recipe.check(cast("dict[str, Any]", data), where=where)
+        return Recipe.check(cast("dict[str, Any]", data), where=where, exact=True)
 
     @staticmethod
     def read(path: Path) -> Recipe:
         """Read a recipe file.
 
         Raises:
-            UsageError: The file cannot be read, or see `parse`.
+            UsageError: There is no such file, it is no UTF-8 text, or see `parse`.
+            EnvironmentFailed: It may not be read.
         """
         try:
             with path.open("rb") as file:
@@ -455,27 +450,41 @@ class Recipe(_Strict):
             if len(content) > MAX_RECIPE_BYTES:
                 raise _too_large(str(path))
             text = content.decode()
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError | IsADirectoryError):
+                raise os_error(error, where=str(path)) from None
+            raise UsageError(
+                "the recipe cannot be read", where=str(path), why=error.strerror, hint="deploycomp recipes"
+            ) from None
+        except UnicodeDecodeError as error:
             raise UsageError(
                 "the recipe cannot be read", where=str(path), why=str(error), hint="deploycomp recipes"
             ) from None
         return Recipe.parse(text, where=str(path))
 
     @staticmethod
-    def check(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
+    def check(data: dict[str, Any], *, where: str = "recipe", exact: bool = False) -> Recipe:
         """Build a recipe from plain values.
+
+        Args:
+            data: The values.
+            where: What to call them in errors.
+            exact: Refuse a text where a number or a boolean belongs, even one that could be read as such: in YAML
+                `yes`, `1_000` and `"8"` are texts.
 
         Raises:
             UsageError: With the path of the first wrong key and a suggestion where a key looks like a typo.
         """
         try:
-            return Recipe.model_validate(data)
+            return Recipe.model_validate(_tuples(data), strict=True) if exact else Recipe.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
             path = ".".join(str(part) for part in first["loc"] if not str(part).startswith("literal["))
             hint = None
             if first["type"] == "extra_forbidden":
                 hint = _suggestion(str(first["loc"][-1]))
+            elif isinstance(first["input"], str | int | float):
+                hint = _SCALARS.get(first["type"])
             raise UsageError(
                 first["msg"].removeprefix("Value error, "),
                 where=f"{where}: {path}" if path else where,
@@ -487,24 +496,20 @@ def _too_large(where: str) -> UsageError:
     return UsageError(f"a recipe is at most {MAX_RECIPE_BYTES:,} bytes", where=where)
 
 
-class _NoAliasLoader(yaml.SafeLoader):
-    """A safe loader that refuses anchors, which can expand one kilobyte to gigabytes, and keys that stand twice."""
+_SCALARS = {
+    "string_type": "put it in quotes: without them it is a number or a boolean",
+    "bool_type": "true or false",
+    "int_type": "a whole number without quotes, such as 16",
+    "float_type": "a number without quotes, such as 0.005",
+}
+"""What to type where a scalar is of another kind than its key."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = cast("Any", self).peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=mark)
-        return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002  yaml's signature
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key.value, str):
-                continue  # a list or mapping as a key: yaml refuses it
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"'{key.value}' stands twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
+def _tuples(value: Any) -> Any:
+    """The same values with tuples for lists, which is what the grammar holds."""
+    if isinstance(value, dict):
+        return {key: _tuples(each) for key, each in cast("dict[Any, Any]", value).items()}
+    return tuple(_tuples(each) for each in cast("list[Any]", value)) if isinstance(value, list) else value
 
 
 def _suggestion(key: str) -> str | None:

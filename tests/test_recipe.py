@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,10 +22,12 @@ from deploycomp.recipe import (
     Evaluate,
     Export,
     Fixed,
+    Gate,
     Int8,
     Recipe,
     find_recipes,
 )
+from deploycomp.yamlcore import Loader, dump
 from tests.cli.made import ROOT
 
 # ------------------------------------------------------------ round trip
@@ -137,8 +141,18 @@ BAD = [
     ("a: 1\n---\nb: 2", "recipe:2:1", "not valid YAML", "another document", None),
     ("[" * 5000, "recipe", "nested too deeply", None, None),
     # YAML that does more than say
+    ("model: a\u2028b", "recipe:1:9", "not valid YAML", "U+2028 ends a line for some readers", None),
+    ("a: 1\nmodel: \x85", "recipe:2:8", "not valid YAML", "U+0085 ends a line for some readers", None),
+    ("steps: [" + "[" * 5000, "recipe", "nested too deeply", None, None),
     ("a: &x [1]\nb: *x", "recipe:2:4", "not valid YAML", "anchors and aliases are not allowed", None),
     ("steps: &x\n - *x", "recipe:2:4", "not valid YAML", "anchors and aliases are not allowed", None),
+    ("a: 1\n<<: {b: 1}", "recipe: a", "Extra inputs", None, "known keys"),
+    ("!!merge <<: {target: cuda}", "recipe:1:1", "not valid YAML", "could not determine a constructor", None),
+    ("model: !!timestamp 2020-01-01", "recipe:1:8", "not valid YAML", "could not determine a constructor", None),
+    ("model: !!binary aGk=", "recipe:1:8", "not valid YAML", "could not determine a constructor", None),
+    ("a: 1\nb: !!int '1:30'", "recipe:2:4", "not valid YAML", "'1:30' is no int", None),
+    ("calibrate:\n  rows: " + "1" * 5000, "recipe:2:9", "not valid YAML", "a number of 5,000 characters", None),
+    ("benchmark: {block_seconds: 0." + "1" * 5000 + "}", "recipe:1:28", "not valid YAML", "5,002 characters", None),
     ("!!python/object/apply:os.system [id]", "recipe:1:1", "not valid YAML", "could not determine a constructor", None),
     ("{[1]: 2}", "recipe:1:2", "not valid YAML", "unhashable key", None),
     ("target: cuda\ntarget: portable", "recipe:2:1", "not valid YAML", "'target' stands twice", None),
@@ -157,7 +171,20 @@ BAD = [
     ("task: chat", "recipe: task", "'fill-mask'", None, None),
     ("layout: flat", "recipe: layout", "'transformers.js'", None, None),
     ("model: {a: b}", "recipe: model", "valid string", None, None),
-    ("model: 2020-01-01", "recipe: model", "valid string", None, None),
+    ("model: 17", "recipe: model", "valid string", None, "put it in quotes"),
+    ("model: 0x1F", "recipe: model", "valid string", None, "put it in quotes"),
+    ("model: true", "recipe: model", "valid string", None, "put it in quotes"),
+    ("keep_fp32: yes", "recipe: keep_fp32", "valid boolean", None, "true or false"),
+    ("keep_fp32: off", "recipe: keep_fp32", "valid boolean", None, "true or false"),
+    ("keep_fp32: 1", "recipe: keep_fp32", "valid boolean", None, "true or false"),
+    ("calibrate: {rows: 1_000}", "recipe: calibrate.rows", "valid integer", None, "a whole number without quotes"),
+    ("calibrate: {rows: 1:30}", "recipe: calibrate.rows", "valid integer", None, "a whole number without quotes"),
+    ("calibrate: {rows: '8'}", "recipe: calibrate.rows", "valid integer", None, "a whole number without quotes"),
+    ("calibrate: {rows: 8.0}", "recipe: calibrate.rows", "valid integer", None, "a whole number without quotes"),
+    ("calibrate: {rows: 0b11}", "recipe: calibrate.rows", "valid integer", None, "a whole number without quotes"),
+    ("gate: {budget: 1:30}", "recipe: gate.budget", "valid number", None, "a number without quotes"),
+    ("gate: {budget: 1e400}", "recipe: gate.budget", "finite number", None, None),
+    ("calibrate: {rows: 2020-13-45}", "recipe: calibrate.rows", "valid integer", None, "a whole number"),
     ("steps: 3", "recipe: steps", "valid tuple", None, None),
     ("steps: [1]", "recipe: steps.0", "valid dictionary", None, None),
     ("steps: [{}]", "recipe: steps.0", "discriminator 'step'", None, None),
@@ -177,7 +204,7 @@ BAD = [
     ("benchmark: {threads: [0]}", "recipe: benchmark.threads.0", "greater than or equal to 1", None, None),
     ("calibrate: {rows: 0}", "recipe: calibrate.rows", "greater than or equal to 1", None, None),
     ("calibrate: {held_out: -1}", "recipe: calibrate.held_out", "greater than or equal to 0", None, None),
-    ("tune: often", "recipe: tune", "valid boolean", None, None),
+    ("tune: often", "recipe: tune", "valid boolean", None, "true or false"),
     ("steps: [{step: export}, {step: int8, ranges: max}]", "recipe: steps.1.int8.ranges", "'minmax'", None, None),
     ("steps: [{step: export}, {step: int8, keep_float: a}]", "recipe: steps.1.int8.keep_float", "tuple", None, None),
     ("held_out: 3", "recipe: held_out", "Extra inputs", None, "'held_out' belongs to calibrate"),
@@ -241,6 +268,84 @@ def test_errors_name_the_file(tmp_path: Path):
     assert caught.value.where == f"{tmp_path / 'my.yaml'}: taget"
 
 
+# ------------------------------------------------------------ YAML 1.2, core schema
+
+INTEGER = st.integers(-(10**30), 10**30)
+DIGITS = st.text("0123456789", min_size=1, max_size=12)
+
+
+def signed(text: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.builds("{}{}".format, st.sampled_from(["", "+", "-"]), text)
+
+
+def same(found: object, wanted: object) -> bool:
+    return type(found) is type(wanted) and (found == wanted or (found != found and wanted != wanted))
+
+
+SCALARS = (
+    st.sampled_from(["", "~", "null", "Null", "NULL"]).map(lambda text: (text, None))
+    | st.sampled_from(["true", "True", "TRUE"]).map(lambda text: (text, True))
+    | st.sampled_from(["false", "False", "FALSE"]).map(lambda text: (text, False))
+    | signed(DIGITS).map(lambda text: (text, int(text)))
+    | st.integers(0, 2**70).map(lambda number: (f"0o{number:o}", number))
+    | st.integers(0, 2**70).map(lambda number: (f"0x{number:x}", number))
+    | st.integers(0, 2**70).map(lambda number: (f"0x{number:X}", number))
+    | signed(st.builds("{}.{}".format, DIGITS | st.just(""), DIGITS)).map(lambda text: (text, float(text)))
+    | signed(DIGITS.map("{}.".format)).map(lambda text: (text, float(text)))
+    | st.builds("{}e{}".format, signed(DIGITS), signed(st.integers(0, 400).map(str))).map(lambda t: (t, float(t)))
+    | signed(st.sampled_from([".inf", ".Inf", ".INF"])).map(lambda text: (text, float(text.replace(".", ""))))
+    | st.sampled_from([".nan", ".NaN", ".NAN"]).map(lambda text: (text, float("nan")))
+    # Numbers, booleans and dates to YAML 1.1, texts to the core schema.
+    | st.sampled_from(
+        ["yes", "No", "ON", "off", "y", "n", "nULL", "tRUE", "0b11", "1_000", "0x_1", "0o8", "-0x1", "0O7", "1e", "e3",
+         "1:30", "190:20:30", "190:20:30.15", "2020-01-01", "2001-12-14t21:59:43.10-05:00", "=", "<<", "inf", "nan"]
+    ).map(lambda text: (text, text))
+)  # fmt: skip
+"""What is written and what the core schema says that it is (YAML 1.2.2, 10.3.2)."""
+
+
+@settings(deadline=None, max_examples=400)
+@given(SCALARS)
+def test_a_scalar_is_what_the_core_schema_says(case: tuple[str, object]):
+    text, value = case
+    assert same(Loader(f"key: {text}\n").get_single_data()["key"], value)
+    assert not text or same(Loader(f"[{text}, x]").get_single_data()[0], value)
+    assert Loader(f"key: '{text}'\n").get_single_data() == {"key": text}
+
+
+@settings(deadline=None)
+@given(SCALARS | TEXT.map(lambda text: (text, text)) | st.floats().map(lambda number: ("", number)))
+def test_what_is_dumped_means_the_same_to_both_versions(case: tuple[str, object]):
+    for value in case:
+        written = dump({"key": value})
+        assert written.count("\n") == 1
+        assert same(Loader(written).get_single_data()["key"], value)
+        assert same(yaml.safe_load(written)["key"], value)
+
+
+def test_numbers_of_a_recipe_are_those_of_the_core_schema():
+    assert Recipe.parse("calibrate: {rows: 017}").calibrate == Calibrate(rows=17)
+    assert Recipe.parse("calibrate: {rows: 0o17}").calibrate == Calibrate(rows=15)
+    assert Recipe.parse("gate: {budget: 1e3}").gate == Gate(budget=1000)
+    assert Recipe.parse("gate: {budget: 90}").gate == Gate(budget=90)
+    assert Recipe.parse("model: 2020-01-01").model == "2020-01-01"
+    assert Recipe.parse("model: 1:30").model == "1:30"
+    assert Recipe.parse("model: no").model == "no"
+
+
+@settings(deadline=None)
+@given(TEXT | st.sampled_from(["::error::x", "a\n::error::x", "a" * 90 + " ::error::x", "- ", "a\n\n  next:  x"]))
+def test_no_name_begins_a_line_of_a_recipe(name: str):
+    recipe = Recipe(
+        model=name, evaluate=Evaluate(data=name, columns={name: name}), steps=(Export(), Int8(keep_float=(name,)))
+    )
+    assert recipe.to_yaml().count("\n") == Recipe.model_validate({**recipe.model_dump(), "model": "x"}).to_yaml().count(
+        "\n"
+    )
+    assert not re.search(r"(?m)^\s*::", recipe.to_yaml())
+    assert Recipe.parse(recipe.to_yaml()) == recipe
+
+
 # ------------------------------------------------------------ the recipes that come along
 
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -249,6 +354,7 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
 def test_shipped_recipes_parse_and_explain_themselves(path: Path):
     recipe = Recipe.read(path)
+    assert recipe == Recipe.check(yaml.safe_load(path.read_text(encoding="utf-8")))  # YAML 1.1 reads it alike
     assert recipe.model is None  # the user's
     first, second, command, *_ = path.read_text(encoding="utf-8").splitlines()
     assert first.startswith("# ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -31,12 +32,16 @@ from deploycomp.cli.options import (
     Threads,
     Verbose,
 )
-from deploycomp.cli.output import SINK, handled
+from deploycomp.cli.output import SINK, Document, finish, handled
 from deploycomp.errors import UsageError
+
+__all__ = ["app", "main", "run"]
+
+SUMMARY = "Make a fine-tuned transformer smaller and faster, export it to ONNX, and prove what that cost."
 
 app = typer.Typer(
     name="deploycomp",
-    help="Make a fine-tuned transformer smaller and faster, export it to ONNX, and prove what that cost.",
+    help=SUMMARY,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,7 +61,7 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=SUMMARY)
 def _main(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
@@ -210,7 +215,7 @@ def export(
     if full.model is None:
         raise UsageError("no model was named", hint="deploycomp export MODEL --int8")
     if dry_run:
-        SINK.result(full.model_dump(mode="json"), full.to_yaml())
+        SINK.result(full.model_dump(mode="json"), Document(full.to_yaml()))
         return
     from deploycomp.pipeline import export_model
 
@@ -313,7 +318,7 @@ def recipes(
 
     if name is not None:
         text = recipe_text(name)
-        SINK.result({"name": name, "recipe": text}, text)
+        SINK.result({"name": name, "recipe": text}, Document(text))
         return
     found = list_recipes()
     width = max((len(each) for each in found), default=0)
@@ -352,16 +357,38 @@ def _short(path: Path) -> Path:
         return path
 
 
-def main() -> None:
-    """Run the command line."""
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: What stands behind `deploycomp`.
+
+    Returns:
+        The exit code; everything has been said, and nothing is raised.
+    """
     for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes, and a report letters, that they cannot take
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if "--json" not in sys.argv:
-        app()
+    SINK.json = "--json" in arguments  # until the command has read its options
+    return finish(lambda: _invoke(arguments))
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code; what Typer refuses is said by the sink."""
     try:
-        sys.exit(app(standalone_mode=False))
+        return app(list(arguments), standalone_mode=False, prog_name="deploycomp") or 0
     except typer.TyperException as error:  # a wrong option, before any command could run
-        SINK.json = True
+        if not arguments:
+            SINK.say(error.format_message())  # the help
+            return error.exit_code
+        if not SINK.json and (context := getattr(error, "ctx", None)):
+            SINK.say(context.get_usage())
         SINK.error(UsageError(error.format_message(), hint="deploycomp --help"))
-        sys.exit(error.exit_code)
+        return error.exit_code
+
+
+def main() -> None:
+    """Run the command line and end the process."""
+    from deploycomp.__main__ import main as door
+
+    door()

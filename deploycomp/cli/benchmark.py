@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +10,9 @@ import typer
 
 from deploycomp.cli import options
 from deploycomp.cli.options import BatchSize, Json, Quiet, SequenceLength, Threads, Verbose
-from deploycomp.cli.output import SINK, handled, save_text
+from deploycomp.cli.output import SINK, Document, handled, save_text
 from deploycomp.errors import UsageError
+from deploycomp.escape import json_text
 
 if TYPE_CHECKING:
     from deploycomp.measure.candidate import Candidate
@@ -154,11 +154,11 @@ def _write(result: dict[str, Any], *, output: Path | None, html: Path | None, ta
             save_text(file, texts[name])
     here = next((texts[name] for name, file in targets.items() if file is None), None)
     if here is not None:
-        SINK.result(result, here.rstrip("\n"))
+        SINK.result(result, Document(here.rstrip("\n")))
         return
     said = (words.comparison_lines, words.device_lines, words.profile_lines, words.warning_lines)
     SINK.result(result, *words.tables(result), *(line for lines in said for line in lines(result)))
 
 
 def _text(made: Any) -> str:
-    return made if isinstance(made, str) else json_module.dumps(made, indent=2, ensure_ascii=False) + "\n"
+    return made if isinstance(made, str) else json_text(made, indent=2) + "\n"

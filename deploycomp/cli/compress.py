@@ -23,7 +23,7 @@ from deploycomp.cli.options import (
     Split,
     Verbose,
 )
-from deploycomp.cli.output import SINK, handled
+from deploycomp.cli.output import SINK, Document, handled
 from deploycomp.errors import UsageError
 
 __all__ = ["compress"]
@@ -92,7 +92,7 @@ def compress(
     if full.model is None:
         raise UsageError("no model was named", hint="deploycomp compress MODEL --prune 1.5x")
     if dry_run:
-        SINK.result(full.model_dump(mode="json"), full.to_yaml())
+        SINK.result(full.model_dump(mode="json"), Document(full.to_yaml()))
         return
     from deploycomp.compression import compress_model
     from deploycomp.report import compression_lines

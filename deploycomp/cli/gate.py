@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,7 @@ from deploycomp.cli import options
 from deploycomp.cli.options import Json, Quiet, Verbose
 from deploycomp.cli.output import SINK, handled, save_text
 from deploycomp.errors import GateFailed, Inconclusive, UsageError
+from deploycomp.escape import json_text
 
 if TYPE_CHECKING:
     from deploycomp.gate.rounds import Rules
@@ -175,14 +175,14 @@ def _tell(result: dict[str, Any], *, output: Path | None, junit: Path | None) ->
     SINK.result(result, *report.gate_lines(result))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in report.annotations(result):  # the runner reads them from either stream
-            typer.echo(line, err=SINK.json)
+            SINK.command(line)
     if SINK.json:
         raise typer.Exit(EXIT[result["verdict"]])  # the result is the one document, and says what an error would
     raise_verdict(result)
 
 
 def _json(result: dict[str, Any]) -> str:
-    return json_module.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    return json_text(result, indent=1) + "\n"
 
 
 def _noise_lines(result: dict[str, Any]) -> list[str]:

@@ -80,6 +80,7 @@ Threads = Annotated[
 def output_mode(*, json: bool, quiet: bool, verbose: bool) -> None:
     """Set how this process talks."""
     SINK.json, SINK.quiet, SINK.verbose = json, quiet, verbose
+    SINK.expect_reader()
 
 
 def integers(text: str | None, option: str) -> tuple[int, ...] | None:

@@ -1,20 +1,19 @@
 """The one output sink: for people, as JSON, or quiet; and the one place where an error becomes text and an exit code.
 
 Results go to stdout, everything else (progress, notes, errors) to stderr. With `--json`, stdout holds one JSON
-document, also when the command fails.
+document, also when the command fails. Whatever is printed is escaped here (escape.py): no name, label or path, and
+nothing that a library says, begins a line, steers a terminal or is read as a command by a CI system.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
-import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,18 +22,31 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import typer
 
 from deploycomp.artifact import translate_os_error
-from deploycomp.errors import DeploycompError, EnvironmentFailed, Interrupted, UsageError
+from deploycomp.cli import process
+from deploycomp.cli.faults import as_ours
+from deploycomp.cli.process import BUG, READER_LEFT
+from deploycomp.errors import DeploycompError, EnvironmentFailed, Interrupted
+from deploycomp.escape import document, json_text, one_line
+from deploycomp.room import check_room
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["SINK", "Progress", "handled", "save_text"]
+__all__ = ["SINK", "Document", "Progress", "finish", "handled", "save_text"]
 
 Progress = Callable[[str, float], None]
 P = ParamSpec("P")
 
-BUG = 70
-"""Exit code of an error that nobody foresaw (EX_SOFTWARE of sysexits.h)."""
+
+_ELSEWHERE = "send it to a file or to /dev/null, or add --quiet"
+
+
+class _Unheard(EnvironmentFailed):
+    """Stdout takes nothing: said on stderr, also with `--json`."""
+
+
+class Document(str):
+    """Text of several lines that are meant, such as a recipe; any other text is one line."""
 
 
 @dataclass
@@ -53,41 +65,62 @@ class Sink:
     @functools.cached_property
     def out(self) -> Console:
         """The console for results."""
-        from rich.console import Console
-
-        return Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+        return _console(stderr=False)
 
     @functools.cached_property
     def err(self) -> Console:
         """The console for everything else."""
-        from rich.console import Console
+        return _console(stderr=True)
 
-        return Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+    def expect_reader(self) -> None:
+        """Refuse to work where stdout is closed and somebody is to be told.
+
+        Raises:
+            EnvironmentFailed: There is no stdout.
+        """
+        if sys.stdout is None and (self.json or not self.quiet):
+            raise _Unheard("stdout is closed", hint=_ELSEWHERE)
 
     def result(self, data: Any, *human: RenderableType) -> None:
-        """Print a result: as JSON, or as the given renderables unless quiet."""
-        if self.json:
-            print(json.dumps(data, indent=2, ensure_ascii=False, default=str))  # noqa: T201  the one print
-        elif not self.quiet:
-            for each in human:
-                self.out.print(_printable(each) if isinstance(each, str) else each, markup=False)
+        """Print a result: as JSON, or as the given lines, documents and renderables unless quiet."""
+        with _writing():
+            if self.json:
+                print(json_text(data, indent=2))  # noqa: T201  the one print
+            elif not self.quiet:
+                for each in human:
+                    self.out.print(_shown(each) if isinstance(each, str) else each, markup=False)
+
+    def command(self, line: str) -> None:
+        """Print a command to the CI system, which the caller has escaped by its rules."""
+        with _writing():
+            typer.echo(line, err=self.json)
 
     def note(self, text: str) -> None:
         """Say something by the way."""
         if not self.quiet and not self.json:
-            self.err.print(_printable(text), markup=False, style="dim")
+            self._say(_shown(text), style="dim")
+
+    def say(self, text: str) -> None:
+        """Say on stderr what explains an error."""
+        self._say(document(text))
 
     def error(self, error: DeploycompError) -> None:
         """Print an error: what, where, why, next."""
-        if self.json:
-            print(json.dumps(error.as_dict(), indent=2, ensure_ascii=False))  # noqa: T201
+        if self.json and not isinstance(error, _Unheard):
+            self.result(error.as_dict())
         else:
-            self.err.print("error: ", style="bold red", end="")
-            self.err.print(_printable(str(error)), markup=False)
+            self._say("error: ", style="bold red", end="")
+            self._say(str(error))
+
+    def _say(self, text: str, *, style: str | None = None, end: str = "\n") -> None:
+        """Print escaped text on stderr; nobody hears of one that is full or gone, but the exit code stays right."""
+        with contextlib.suppress(OSError, ValueError):
+            self.err.print(text, markup=False, style=style, end=end)
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Show a bar with an estimate, on a terminal only."""
+        """Show a bar with an estimate, on a terminal only; whatever shows one imports heavy libraries."""
+        check_room()
         if self.quiet or self.json or not sys.stderr.isatty():
             yield lambda _message, _share: self.check()
             return
@@ -106,7 +139,7 @@ class Sink:
 
             def show(message: str, share: float) -> None:
                 self.check()
-                bar.update(task, description=_printable(message), completed=share)
+                bar.update(task, description=one_line(message), completed=share)
 
             yield show
 
@@ -119,6 +152,28 @@ class Sink:
 SINK = Sink()
 
 
+def _shown(text: str) -> str:
+    return document(text) if isinstance(text, Document) else one_line(text)
+
+
+def _console(*, stderr: bool) -> Console:
+    """A console that escapes whatever reaches it, also what a table or a bar brings along."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Escaping(Console):
+        def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
+            for segment in super().render(*arguments, **options):
+                yield segment if segment.control else Segment(document(segment.text), segment.style)
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would end the process with 1
+
+    stream = sys.stderr if stderr else sys.stdout
+    broken = stream is None or not stream.isatty()
+    return Escaping(stderr=stderr, highlight=False, emoji=False, soft_wrap=broken)
+
+
 def handled(command: Callable[P, None]) -> Callable[P, None]:
     """Turn what a command raises into one clear message and its exit code."""
 
@@ -129,7 +184,7 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
         sys.unraisablehook = _unraisable
         try:
             command(*args, **kwargs)
-        except (typer.Exit, SystemExit):
+        except typer.Exit:
             raise  # a command within a command (demo → export) has said it all
         except BaseException as error:  # the one place where every error ends
             raise typer.Exit(_tell(SINK.stopped or error)) from None
@@ -137,32 +192,92 @@ def handled(command: Callable[P, None]) -> Callable[P, None]:
     return wrapper
 
 
+def finish(command: Callable[[], int]) -> int:
+    """Run a whole command line and say what Typer itself stumbles over.
+
+    Args:
+        command: Returns the exit code of a command that said everything.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        with _writing():
+            return command()
+    except SystemExit:  # so Typer answers to a reader that left while it printed help
+        return READER_LEFT
+    except BaseException as error:
+        return _tell(error)
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Write to stdout to the last byte: what Python keeps back would fail after the exit code.
+
+    Raises:
+        EnvironmentFailed: It takes no more.
+    """
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _Unheard("stdout cannot be written", why=error.strerror, hint=_ELSEWHERE) from error
+
+
 def _tell(error: BaseException) -> int:
-    """Say what happened and return the exit code."""
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    """Say what happened and return the exit code, in few words where memory does not do for more."""
+    try:
+        return _told(error)
+    except Exception:
+        return process.short_of_memory()
+
+
+def _told(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return _interrupted(error if isinstance(error, Interrupted) else Interrupted())
-    if isinstance(error, MemoryError):
-        error = EnvironmentFailed("memory ran out", hint="close other programs, or take a larger machine")
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        error = UsageError("a path is too long for this system", where=str(error.filename))
-    if not isinstance(error, DeploycompError):
-        _bug(error)
-        return BUG
-    SINK.error(error)
+    if isinstance(error, BrokenPipeError | _Unheard):
+        _let_go()
+    if isinstance(error, BrokenPipeError):
+        _written()
+        return READER_LEFT
+    ours = as_ours(error)
+    try:
+        _bug(error) if ours is None else SINK.error(ours)
+    except (_Unheard, BrokenPipeError) as unheard:  # the JSON document of an error
+        return _told(unheard)
+    _written()
+    _trace()
+    return BUG if ours is None else ours.exit_code
+
+
+def _let_go() -> None:
+    """Send what is left for stdout to nowhere: it was tried, and Python would try again at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _written() -> None:
+    """Say what was published although the command then failed."""
+    if SINK.written:
+        SINK.say(one_line(f"written: {SINK.written}"))
+
+
+def _trace() -> None:
+    """Show the traceback where it was asked for, so that no line of it looks like one of a message."""
     if SINK.verbose:
-        traceback.print_exc()
-    return error.exit_code
+        for line in traceback.format_exc().splitlines():
+            SINK.say(f"| {one_line(line)}")
 
 
 def _interrupted(error: Interrupted) -> int:
     what = f"interrupted; see {SINK.written}" if SINK.written else "interrupted: nothing was written"
     if SINK.json:
-        print(json.dumps({"error": "Interrupted", "exit_code": error.exit_code, "what": what}))  # noqa: T201
+        SINK.result({"error": "Interrupted", "exit_code": error.exit_code, "what": what})
     else:
-        SINK.err.print(_printable(what), style="bold", markup=False)
+        SINK._say(one_line(what), style="bold")
     return error.exit_code
 
 
@@ -181,25 +296,12 @@ def _unraisable(dropped: sys.UnraisableHookArgs) -> None:
 
 def _bug(error: BaseException) -> None:
     if SINK.json:
-        data = {
-            "error": type(error).__name__,
-            "exit_code": BUG,
-            "what": str(error),
-            "next": "run again with -v",
-        }
-        print(json.dumps(data))  # noqa: T201
+        SINK.result({"error": type(error).__name__, "exit_code": BUG, "what": str(error), "next": "run again with -v"})
     else:
-        SINK.err.print("a bug in deploycomp: ", style="bold red", end="")
-        SINK.err.print(_printable(f"{type(error).__name__}: {error}"), markup=False)
-    if SINK.verbose:
-        traceback.print_exc()
-    elif not SINK.json:
-        SINK.err.print("run again with -v for the traceback, and please report it", style="dim")
-
-
-def _printable(text: str) -> str:
-    """Keep a hostile name from steering the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+        SINK._say("a bug in deploycomp: ", style="bold red", end="")
+        SINK._say(one_line(f"{type(error).__name__}: {error}"))
+        if not SINK.verbose:
+            SINK._say("run again with -v for the traceback, and please report it", style="dim")
 
 
 def save_text(path: Path, text: str, *, parents: bool = False) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, UsageError
+from deploycomp.readfile import decoding_error, os_error, reading
 
 if TYPE_CHECKING:
     import datasets
@@ -62,7 +64,8 @@ class Table:
 
     def read(self, columns: Sequence[str]) -> list[dict[str, Any]]:
         """Read some columns of every row."""
-        return self.dataset.select_columns(list(columns)).to_list()
+        with _refuse_unreadable(self.name):  # text is decoded only here
+            return self.dataset.select_columns(list(columns)).to_list()
 
 
 @contextlib.contextmanager
@@ -127,6 +130,8 @@ def find_training(data: str) -> tuple[str, str | None] | None:
 def _splits(folder: Path) -> dict[str, list[Path]]:
     """Split → its files, from `test.jsonl` or `data/test-00000-of-00002.parquet`."""
     splits: dict[str, list[Path]] = {}
+    with reading(folder):  # glob says nothing of a folder that may not be listed
+        os.scandir(folder).close()
     for path in sorted([*folder.glob("*"), *folder.glob("data/*")]):
         if path.suffix.lower() in SUFFIXES and path.is_file():
             splits.setdefault(_SHARD.sub("", path.stem), []).append(path)
@@ -232,6 +237,10 @@ def _refuse_unreadable(name: str) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise os_error(cause, where=name) from error
+        if isinstance(cause, UnicodeDecodeError):
+            raise decoding_error(cause, where=name) from error
         empty = isinstance(cause, StopIteration) or "corresponds to no data" in str(cause)
         why = "it holds no rows" if empty else str(cause).strip().splitlines()[0][:_MAX_WHY]
         raise InputRefused("the data cannot be read", where=name, why=why) from error

@@ -13,6 +13,7 @@ import numpy as np
 
 from deploycomp.artifact import MANIFEST, Artifact
 from deploycomp.errors import InputRefused, UsageError, VerificationFailed
+from deploycomp.external import check_external_data
 from deploycomp.gate import checks
 from deploycomp.gate.sequential import FAIL, PASS
 
@@ -193,6 +194,7 @@ def _precision(file: Path) -> str:
     """Tell the precision of a graph by its operators and weights."""
     import onnx_ir as ir
 
+    check_external_data(file)
     graph = ir.load(file).graph
     if any(part in node.op_type for node in graph for part in INTEGER_OPERATORS):
         return "int8"

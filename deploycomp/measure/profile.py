@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deploycomp.errors import EnvironmentFailed, InputRefused
+from deploycomp.external import check_external_data
 
 __all__ = ["CALLS", "TOP", "WARMUP_CALLS", "check_placement", "profile", "summarize"]
 
@@ -119,6 +120,7 @@ def _record(request: dict[str, Any], batches: Sequence[Any]) -> list[dict[str, A
 
     from deploycomp.measure.engines import NAMES
 
+    check_external_data(Path(request["model"]))
     options = ort.SessionOptions()
     options.enable_profiling = True
     options.intra_op_num_threads = request["threads"]

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 
+from deploycomp.errors import EnvironmentFailed
+from deploycomp.room import check_room
+
 __all__ = ["quiet"]
+
+NO_DOCSTRINGS = 2
+"""`sys.flags.optimize` under -OO."""
 
 _LOGGERS = ("torchao", "torch.utils._pytree")
 """torchao warns of kernels for other machines, and torch of an enum that torchao registers, at import."""
@@ -15,7 +22,18 @@ _LOGGERS = ("torchao", "torch.utils._pytree")
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Run without warnings, log lines and progress bars of the libraries; put back what the caller had set."""
+    """Run without warnings, log lines and progress bars of the libraries; put back what the caller had set.
+
+    Raises:
+        EnvironmentFailed: torch or transformers cannot be imported here.
+    """
+    check_room()
+    if sys.flags.optimize >= NO_DOCSTRINGS:
+        raise EnvironmentFailed(
+            "transformers cannot be imported without docstrings",
+            why="Python was started with -OO, which takes them away, and it builds its classes from them",
+            hint="start Python without -OO, or with PYTHONOPTIMIZE=1",
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch  # noqa: F401  sets its loggers' levels when it is imported, so it comes before ours

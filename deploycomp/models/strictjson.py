@@ -12,6 +12,7 @@ from typing import Any, NoReturn, cast
 
 from deploycomp.errors import InputRefused
 from deploycomp.models.place import check_place
+from deploycomp.readfile import reading
 
 __all__ = ["MAX_CONFIG_BYTES", "as_object", "parse", "read"]
 
@@ -57,16 +58,15 @@ def read(path: Path, *, inside: Path, limit: int = MAX_CONFIG_BYTES) -> Any:
         limit: The most bytes it may have.
 
     Raises:
-        InputRefused: Elsewhere, unreadable, too large, or see `parse`.
+        InputRefused: Elsewhere, too large, or see `parse`.
+        EnvironmentFailed: It may not be read.
     """
     check_place(path, inside=inside)
-    size = path.stat().st_size
-    if size > limit:
-        raise InputRefused(f"{path.name} is too large: {size:,} bytes, at most {limit:,} are read", where=str(path))
-    try:
+    with reading(path):
+        size = path.stat().st_size
+        if size > limit:
+            raise InputRefused(f"{path.name} is too large: {size:,} bytes, at most {limit:,} are read", where=str(path))
         data = path.read_bytes()
-    except OSError as error:
-        raise InputRefused(f"{path.name} cannot be read", where=str(path), why=error.strerror) from None
     return parse(data, where=str(path))
 
 

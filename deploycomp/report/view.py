@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploycomp.report import format as fmt
+from deploycomp.report.text import shorten
 
 __all__ = [
     "Cell",
@@ -165,7 +166,7 @@ def read_table(report: Report) -> Table:
         for name in names:
             fields[name].append(_memory(report, name))
     if evaluation := report.get("evaluation"):
-        columns += [Column(_capital(fmt.metric_name(evaluation["metric"]))), Column("Agreement")]
+        columns += [Column(_capital(shorten(fmt.metric_name(evaluation["metric"])))), Column("Agreement")]
         for name in names:
             fields[name] += [_metric(evaluation, name), _agreement(evaluation, name)]
     return Table(tuple(columns), tuple((name, tuple(fields[name])) for name in names))

@@ -189,9 +189,9 @@ def machine_words(report: Report) -> str:
 
 def recipe_yaml(report: Report) -> str:
     """Write the recipe that ran as YAML that `deploycomp export --recipe` reads back."""
-    import yaml
+    from deploycomp.yamlcore import dump
 
-    return yaml.safe_dump(dict(report["recipe"]), sort_keys=False, allow_unicode=True)
+    return dump(dict(report["recipe"]))
 
 
 def as_yaml(facts: Mapping[str, Any]) -> str:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, UsageError
+from deploycomp.external import check_external_data
 from deploycomp.runtime.cpu import default_threads
+from deploycomp.runtime.versions import version_hint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +62,7 @@ def open_session(
 
     Raises:
         UsageError: Less than one thread.
-        InputRefused: The file is missing or is not a model that ONNX Runtime takes.
+        InputRefused: The file is missing, keeps weights where it may not, or is not a model that ONNX Runtime takes.
         EnvironmentFailed: A provider is missing or does not start, a kernel is missing, memory ran out.
     """
     import onnxruntime as ort
@@ -71,6 +73,7 @@ def open_session(
     _check_providers(wanted)
     if not model.is_file():
         raise InputRefused("the model file is missing", where=str(model))
+    check_external_data(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = INTER_OP_THREADS
@@ -120,7 +123,7 @@ def _check_providers(wanted: list[str]) -> None:
         if name not in available:
             hint = "pip install onnxruntime-gpu" if name.startswith(("CUDA", "Tensorrt")) else None
             raise EnvironmentFailed(
-                f"this ONNX Runtime has no {name}",
+                f"this ONNX Runtime, {_version()}, has no {name}",
                 why=f"available: {', '.join(available)}",
                 hint=hint or "choose one that is available",
             )
@@ -131,7 +134,7 @@ def _check_started(started: Sequence[str], wanted: list[str]) -> None:
     if not started or started[0] != wanted[0]:
         raise EnvironmentFailed(
             f"{wanted[0]} did not start, ONNX Runtime would fall back to {', '.join(started) or 'nothing'}",
-            why=f"available: {', '.join(providers_available())}",
+            why=f"onnxruntime {_version()}, available: {', '.join(providers_available())}",
             hint="check the driver and the device (nvidia-smi), or ask for the provider that you have",
         )
 
@@ -148,7 +151,7 @@ def _translate(error: Exception, *, model: Path, providers: Sequence[str]) -> De
             f"ONNX Runtime has no kernel for {op} on {', '.join(providers)}",
             where=f"{where}: node '{node}'",
             why=text,
-            hint="choose another target or precision for this machine",
+            hint=f"choose another target or precision for this machine, or another onnxruntime than {_version()}",
         )
     if _NO_MEMORY.search(text):
         return EnvironmentFailed("memory ran out in ONNX Runtime", where=where, why=text, hint="lower the batch size")
@@ -163,10 +166,12 @@ def _translate(error: Exception, *, model: Path, providers: Sequence[str]) -> De
         )
     if providers[0] != CPU_PROVIDER and code in ("", "EP_FAIL", "RUNTIME_EXCEPTION"):
         return EnvironmentFailed(f"{providers[0]} failed", where=where, why=text)
+    return InputRefused(
+        "ONNX Runtime refuses the model", where=where, why=text, hint=version_hint(text, found=_version())
+    )
+
+
+def _version() -> str:
     import onnxruntime as ort
 
-    unknown = "not a registered function/op" in text or "No Op registered" in text
-    hint = f"this is onnxruntime {ort.__version__}; a newer one may know the operator" if unknown else None
-    if "opset" in text.lower() and "under development" in text:
-        hint = f"this is onnxruntime {ort.__version__}: pip install --upgrade onnxruntime, or export with --opset 18"
-    return InputRefused("ONNX Runtime refuses the model", where=where, why=text, hint=hint)
+    return ort.__version__

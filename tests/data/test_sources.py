@@ -89,7 +89,6 @@ def test_tsv_has_no_quotes(tmp_path: Path) -> None:
         ("header.csv", "text,label\n", "holds no rows"),
         ("empty.csv", "", "No columns"),
         ("ragged.csv", "text,label\na,b\nc,d,e\n", "Expected 2 fields in line 3"),
-        ("bytes.csv", b"text,label\n\xff\xfe,a\n", "utf-8"),
         ("no.parquet", "this is no parquet", "Parquet"),
     ],
 )
@@ -99,6 +98,36 @@ def test_corrupt_files_are_refused(tmp_path: Path, name: str, content: str | byt
         load_rows(str(tmp_path / name), task=TASK)
     assert reason in str(refused.value.why)
     assert refused.value.where == f"{tmp_path.name}/{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bytes.csv", b"text,label\n\xff\xfe,a\n"),
+        ("latin.csv", "text,label\ncaf\xe9,a\n".encode("latin-1")),
+        ("latin.tsv", "text\tlabel\ncaf\xe9\ta\n".encode("latin-1")),
+        ("latin.jsonl", '{"text": "caf\xe9", "label": "a"}\n'.encode("latin-1")),
+    ],
+)
+def test_what_is_not_utf8_is_refused_with_the_way_to_mend_it(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputRefused, match="the file is not UTF-8 text") as refused:
+        load_rows(str(tmp_path / name), task=TASK)
+    assert refused.value.where == f"{tmp_path.name}/{name}"
+    assert str(refused.value.hint).startswith("save it as UTF-8: iconv")
+
+
+def test_what_may_not_be_read_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    def deny(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(EnvironmentFailed, match="cannot be read") as refused:
+        load_rows(str(tmp_path), task=TASK)
+    assert refused.value.where == str(tmp_path)
+    assert "chmod" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize(

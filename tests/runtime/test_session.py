@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from deploycomp.errors import EnvironmentFailed, InputRefused, UsageError
 from deploycomp.runtime import session
+from deploycomp.runtime.versions import version_hint
 from tests.runtime.graphs import onnx_model
 
 
@@ -113,9 +114,9 @@ def test_missing_external_data_is_named(tmp_path: Path):
     assert caught.value.where == str(tmp_path / "model.onnx.data")
     assert "beside model.onnx" in str(caught.value.hint)
     (tmp_path / "model.onnx.data").write_bytes(b"short")
-    with pytest.raises(InputRefused, match="refuses the model") as caught:
+    with pytest.raises(InputRefused, match="does not hold what the graph says") as caught:
         session.open_session(path, threads=1)
-    assert "out of bounds" in str(caught.value.why)
+    assert "the file has 5" in str(caught.value.why)
 
 
 def test_a_provider_that_is_not_there_is_an_error_and_not_a_fallback(model: Path, capfd: pytest.CaptureFixture[str]):
@@ -174,3 +175,52 @@ def test_errors_of_a_run_are_ours(model: Path):
     assert run(feeds, ("logits",))[0].shape == (1, 3)
     with pytest.raises(InputRefused, match="refuses the model"):
         run({**feeds, "input_ids": np.ones((1, 3), dtype=np.float32)}, ("logits",))
+
+
+# ------------------------------------------------------------ versions
+
+
+def _relu(path: Path, opset: int, ir_version: int, op: str = "Relu", domain: str = "") -> Path:
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node(op, ["x"], ["y"], domain=domain)], "g", [x], [y])
+    imports = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=imports, ir_version=ir_version), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("opset", "ir_version", "op", "domain", "hint"),
+    [
+        (99, 10, "Relu", "", "does not know opset 99: pip install --upgrade onnxruntime, or export with --opset 18"),
+        (18, 99, "Relu", "", "does not know IR version 99: pip install --upgrade onnxruntime"),
+        (18, 10, "Nonesuch", "", "a newer one may know the operator: pip install --upgrade onnxruntime"),
+        (18, 10, "Nonesuch", "com.microsoft", "a newer one may know the operator: pip install --upgrade onnxruntime"),
+    ],
+)
+def test_a_graph_of_another_time_names_the_version_found(
+    tmp_path: Path, opset: int, ir_version: int, op: str, domain: str, hint: str
+):
+    with pytest.raises(InputRefused, match="ONNX Runtime refuses the model") as caught:
+        session.open_session(_relu(tmp_path / "m.onnx", opset, ir_version, op, domain), threads=1)
+    assert f"onnxruntime {ort.__version__}" in str(caught.value.hint)
+    assert str(caught.value.hint).endswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("Opset 26 is under development", "this is onnxruntime 1.20.1, opset 26 needs 1.25"),
+        (
+            "Opset 23 is under development",
+            'opset 23 needs 1.22: pip install "onnxruntime>=1.22", or export',
+        ),
+        (
+            "Unsupported model IR version: 11, max supported",
+            'IR version 11 needs 1.22: pip install "onnxruntime>=1.22"',
+        ),
+    ],
+)
+def test_the_version_that_is_needed_is_named(said: str, hint: str):
+    """As ONNX Runtime 1.20 says it, which is not here."""
+    assert hint in str(version_hint(said, found="1.20.1"))
+    assert version_hint("something else", found="1.20.1") is None
