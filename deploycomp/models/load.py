@@ -118,7 +118,7 @@ def load(
     stage.rehome(tokenizer)
     module.config._name_or_path = source.name
     source = replace(source, config=stage.config, notes=(*source.notes, *stage.notes, *_head_notes(source)))
-    inputs, others = _inputs(module, tokenizer, source)
+    inputs, others = _inputs(module, config, tokenizer, source)
     anatomy = _described(module, source)
     check_tokenizer(tokenizer, module, source, task)
     labels = _labels(config) if task in ("text-classification", "token-classification") else None
@@ -365,12 +365,14 @@ def _check_finite(module: nn.Module, source: Source) -> None:
         )
 
 
-def _inputs(module: Any, tokenizer: Any, source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _inputs(module: Any, config: Any, tokenizer: Any, source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What the graph is fed, and a note on what else the model's forward would take.
 
-    Token types are an input where the model takes them and the tokenizer gives them; otherwise all are 0. So does
+    Token types are an input where the model embeds them and the tokenizer gives them; otherwise all are 0. So does
     transformers feed a model: a tokenizer that does not name them makes both texts of a pair the first.
     """
+    types = getattr(config, "type_vocab_size", None)
+    embedded = types is None or types > 1
     parameters = list(inspect.signature(module.forward).parameters)
     needed = [name for name in parameters if name in _SENSES]
     if needed:
@@ -382,7 +384,7 @@ def _inputs(module: Any, tokenizer: Any, source: Source) -> tuple[tuple[str, ...
         )
     others = [name for name in parameters if name not in _ORDINARY]
     notes = (f"the graph has no input {', '.join(others)}; the model answers as without",) if others else ()
-    used = "token_type_ids" in parameters and "token_type_ids" in tokenizer.model_input_names
+    used = embedded and "token_type_ids" in parameters and "token_type_ids" in tokenizer.model_input_names
     return ("input_ids", "attention_mask", *(("token_type_ids",) if used else ())), notes
 
 

@@ -24,7 +24,8 @@ from deploycomp.models.quiet import quiet
 from tests import tiny
 
 CELLS = [(arch, task) for arch in tiny.ARCHITECTURES for task in tiny.tasks_of(arch)]
-WITH_TYPES = {"bert", "electra", "albert", "deberta-v2"}
+WITH_TYPES = {"bert", "electra", "deberta-v2"}
+"""ALBERT embeds types too, but its tokenizer in transformers 5 does not give them."""
 
 
 def feeds_of(model: TorchModel, *, length: int = 9, seed: int = 0) -> dict[str, np.ndarray]:
@@ -105,9 +106,15 @@ def test_facts_of_a_classifier(bert):
         "pad_token_id": 0,
         "pad_token_type_id": 0,
         "padding_side": "right",
+        "truncation_side": "right",
+        "split_special_tokens": False,
         "labels": ["negative", "neutral", "positive"],
         "problem_type": "single_label_classification",
+        "activation": "identity",
         "mask_token": "[MASK]",
+        "unk_token_id": 1,
+        "prompts": {},
+        "default_prompt_name": None,
     }
 
 

@@ -136,10 +136,10 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folder, monkeypatch):
 
     real = loading.load_tokenizer
 
-    def slow(stage: Any) -> Any:
+    def slow(stage: Any, task: str) -> Any:
         status = (folder / "model.safetensors").stat()
         os.utime(folder / "model.safetensors", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-        return real(stage)
+        return real(stage, task)
 
     monkeypatch.setattr(loading, "load_tokenizer", slow)
     with pytest.raises(InputRefused, match=r"model\.safetensors changed while the model was loaded"):
