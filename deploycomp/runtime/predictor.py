@@ -12,9 +12,10 @@ in FP32, and in INT8 with calibrated ranges, they do not.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from deploycomp.runtime.encode import (
     load_tokenizer,
     make_feeds,
 )
-from deploycomp.runtime.inputs import EXAMPLES, check_inputs, has_words
+from deploycomp.runtime.inputs import EXAMPLES, check_count, check_inputs, check_number, has_words
 from deploycomp.runtime.raw import OUTPUTS, Raw, Row, run_rows
 from deploycomp.runtime.results import Span
 from deploycomp.runtime.session import Run, open_session, runner
@@ -49,12 +50,22 @@ DEFAULT_TOP_K = 5
 """Candidates for each masked position."""
 
 
+class _Opened(NamedTuple):
+    """What a predictor was made of, enough to make it again."""
+
+    folder: str
+    digest: str
+    """Of the artifact's files: another artifact in the same place is not this predictor."""
+    options: dict[str, Any]
+    """Of `Predictor.load`."""
+
+
 class Predictor:
     """A model with its tokenizer, ready to answer.
 
     Args:
-        tokenizer: Its truncation and padding are set anew for every call, so share it between threads only
-            with a lock.
+        tokenizer: Its truncation and padding are set anew for every call. A predictor does that under a lock of its
+            own; two of them with one tokenizer need one around both.
         manifest: See `deploycomp.json`: `task`, `signature` and `runtime` are read.
         run: (feeds, names of outputs) → outputs.
         streams: Batches that may run at once; *run* is then called from as many threads.
@@ -64,8 +75,7 @@ class Predictor:
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, manifest: Mapping[str, Any], run: Run, *, streams: int = 1):
-        if streams < 1:
-            raise UsageError(f"a predictor needs at least one stream, not {streams}", where="streams")
+        streams = check_count("streams", streams)
         self.task: str = str(manifest.get("task"))
         if self.task not in OUTPUTS:
             known = ", ".join(OUTPUTS)
@@ -73,12 +83,28 @@ class Predictor:
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.truncated = 0
-        """Inputs of the last call that were cut to the maximum length."""
+        """Inputs of the last call that were cut to the maximum length; of several threads, of whichever came last."""
         self.runtime: Mapping[str, Any] = manifest.get("runtime") or {}
         self.settings = Settings.read(self.runtime)
         self._names = _input_names(manifest)
         self._run = run
         self._streams = streams
+        self._tokenizing = threading.Lock()
+        self._opened: _Opened | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as a folder and options, and open it again on the other side; no weight is copied.
+
+        Raises:
+            UsageError: It was not made by `load`, so there is no folder to open.
+        """
+        if self._opened is None:
+            raise UsageError(
+                "this predictor cannot be sent to another process",
+                why="it was not made by Predictor.load, so there is no folder that could be opened there",
+                hint="Predictor.load(FOLDER)",
+            )
+        return _reopen, self._opened
 
     @staticmethod
     def load(
@@ -103,19 +129,28 @@ class Predictor:
             spinning: See `open_session`.
             verify: Check every byte against the manifest first.
 
+        A loaded predictor may be used by several threads. It can be pickled: it travels as its folder and these
+        options, and is opened again in the other process.
+
         Raises:
+            UsageError: *threads* or *streams* is no whole number of at least one.
             InputRefused: No artifact, one of another schema, a changed one (with *verify*), a broken model.
             EnvironmentFailed: A provider or a kernel is missing.
         """
+        streams = check_count("streams", streams)
+        every = default_threads() if threads is None else check_count("threads", threads)
         artifact = Artifact.open(Path(folder))
         if verify:
             artifact.verify()
         tokenizer = load_tokenizer(artifact.path / "tokenizer.json")
         config = (artifact.manifest.get("runtime") or {}).get("session")
         model = artifact.model
-        each = max(1, (threads or default_threads()) // max(1, streams))
+        each = max(1, every // streams)
         session = open_session(model, threads=each, providers=providers, spinning=spinning, config=config)
-        return Predictor(tokenizer, artifact.manifest, runner(session, model=model), streams=streams)
+        loaded = Predictor(tokenizer, artifact.manifest, runner(session, model=model), streams=streams)
+        options = {"threads": threads, "streams": streams, "providers": providers, "spinning": spinning}
+        loaded._opened = _Opened(str(artifact.path.absolute()), artifact.digest, {**options, "verify": verify})
+        return loaded
 
     def __call__(
         self,
@@ -145,9 +180,11 @@ class Predictor:
             sentence-similarity one array [n, d].
 
         Raises:
-            UsageError: The task does not take such an input; the message has an example.
+            UsageError: The task does not take such an input; the message has an example. Or an option is no such
+                number.
             VerificationFailed: The model returned NaN.
         """
+        _check_options(top_k, threshold, max_answer_tokens)  # before the model runs
         items, single = check_inputs(self.task, inputs)
         raw = self._raw(items, batch_size=batch_size, progress=progress)
         results = self.decode(raw, top_k=top_k, threshold=threshold, max_answer_tokens=max_answer_tokens)
@@ -196,6 +233,7 @@ class Predictor:
         max_answer_tokens: int = answers.MAX_ANSWER_TOKENS,
     ) -> Any:
         """Turn raw outputs into answers; see calling the predictor for the arguments and the types."""
+        _check_options(top_k, threshold, max_answer_tokens)
         if self.task == "sentence-similarity":
             vectors = [rows[0].outputs["sentence_embedding"] for rows in raw.rows]
             return np.stack(vectors) if vectors else np.zeros((0, self._width()), dtype=np.float32)
@@ -215,7 +253,9 @@ class Predictor:
         return [self._classify(rows[0].outputs["logits"], top_k=top_k, threshold=threshold) for rows in raw.rows]
 
     def _raw(self, items: list[Any], *, batch_size: int, progress: Progress | None) -> Raw:
-        encoded, self.truncated = self._encode(items, progress=_share(progress, 0.0, TOKENIZING))
+        batch_size = check_count("batch_size", batch_size)
+        encoded, truncated = self._encode(items, progress=_share(progress, 0.0, TOKENIZING))
+        self.truncated = truncated
         done = run_rows(
             self._run,
             encoded,
@@ -230,20 +270,22 @@ class Predictor:
         rows: list[list[Row]] = [[] for _ in items]
         for row in done:
             rows[row.encoded.item].append(row)
-        return Raw(items, rows, self.truncated)
+        return Raw(items, rows, truncated)
 
     def _encode(self, items: list[Any], *, progress: Progress | None) -> tuple[list[Encoded], int]:
-        if self.task == "question-answering":
-            return encode_questions(self.tokenizer, items, self.settings, progress=progress)
         words = has_words(self.task, items)
-        return encode_texts(self.tokenizer, items, self.settings, words=words, progress=progress)
+        with self._tokenizing:  # a tokenizer has one state: how it cuts is set, then used
+            if self.task == "question-answering":
+                return encode_questions(self.tokenizer, items, self.settings, progress=progress)
+            return encode_texts(self.tokenizer, items, self.settings, words=words, progress=progress)
 
     def _kept(self, row: Encoded) -> np.ndarray | None:
         """For fill-mask the masked positions ([tokens, vocabulary] is 15 MB a row), else None for all."""
         if self.task != "fill-mask":
             return None
         token = self.runtime.get("mask_token")
-        mask = self.tokenizer.token_to_id(str(token)) if token else None
+        with self._tokenizing:
+            mask = self.tokenizer.token_to_id(str(token)) if token else None
         if mask is None:
             raise InputRefused("the tokenizer has no mask token", where=f"runtime.mask_token = {token!r}")
         positions = np.flatnonzero(np.array(row.encoding.ids, dtype=np.int64) == mask)
@@ -282,13 +324,37 @@ class Predictor:
         return spans[0] if top_k is None else spans
 
     def _spell(self, token: int) -> str:
-        return self.tokenizer.decode([token], skip_special_tokens=False)
+        with self._tokenizing:
+            return self.tokenizer.decode([token], skip_special_tokens=False)
 
     def _width(self) -> int:
         """d of the sentence embedding where the manifest knows it, else 0."""
         outputs = (self.manifest.get("signature") or {}).get("outputs") or {}
         last = (outputs.get("sentence_embedding") or [None])[-1]
         return last if isinstance(last, int) else 0
+
+
+def _reopen(folder: str, digest: str, options: dict[str, Any]) -> Predictor:
+    """Open in this process what was sent to it.
+
+    Raises:
+        InputRefused: Another artifact is there by now.
+    """
+    if (found := Artifact.open(Path(folder)).digest) != digest:
+        raise InputRefused(
+            "the predictor's artifact is another one by now",
+            where=folder,
+            why=f"its digest was {digest[:12]} when it was loaded and is {found[:12]}",
+            hint="load it again: Predictor.load(FOLDER)",
+        )
+    return Predictor.load(folder, **options)
+
+
+def _check_options(top_k: int | None, threshold: float, max_answer_tokens: int) -> None:
+    if top_k is not None:
+        check_count("top_k", top_k)
+    check_number("threshold", threshold, low=0, high=1)
+    check_count("max_answer_tokens", max_answer_tokens)
 
 
 def _share(progress: Progress | None, start: float, end: float) -> Progress | None:
