@@ -81,11 +81,11 @@ def check_number(name: str, value: Any, *, low: float = -math.inf, high: float =
     Raises:
         UsageError: It is no number, not finite, or out of bounds.
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not low <= value <= high:
+    found = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(found) or not low <= found <= high:
         between = f" from {low:g} to {high:g}" if math.isfinite(high - low) else ""
         raise UsageError(f"{name} is a number{between}, not {value!r}", where=name)
-    return float(value)
+    return found
 
 
 def has_words(task: str, items: list[Any]) -> bool:
