@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from deploycomp.errors import UsageError
 
-__all__ = ["columns_of", "find_columns"]
+__all__ = ["ANSWERS", "PAIR_TASKS", "columns_of", "find_columns"]
 
 PAIRS = (
     ("text", "text_pair"),
@@ -35,7 +35,8 @@ ALIASES = {
     "answers": ("answers", "answer"),
 }
 
-_PAIR_TASKS = ("sentence-similarity", "feature-extraction")
+PAIR_TASKS = ("sentence-similarity", "feature-extraction")
+"""Tasks that are judged by the cosine of two sentences."""
 
 ANSWERS = frozenset({"label", "tags", "answers", "score"})
 """Our columns that hold what is to be predicted."""
@@ -66,7 +67,7 @@ def columns_of(task: str, *, labeled: bool = True) -> tuple[tuple[str, ...], tup
     required, optional = COLUMNS[task]
     if labeled:
         return required, optional
-    free = ("text_pair",) if task in _PAIR_TASKS else ()  # one sentence is enough where nothing is compared
+    free = ("text_pair",) if task in PAIR_TASKS else ()  # one sentence is enough where nothing is compared
     given = tuple(name for name in required if name not in ANSWERS and name not in free)
     return given, (*free, *(name for name in optional if name not in ANSWERS))
 

@@ -14,6 +14,7 @@ from deploycomp.report.choices import (
     saturates,
     tuned_graphs,
 )
+from deploycomp.report.cuts import calibration_warnings
 from deploycomp.report.text import shorten
 from deploycomp.report.view import (
     Report,
@@ -65,7 +66,7 @@ def build_verdict(report: Report) -> dict[str, Any]:
     Returns:
         `headline`, one sentence, and `warnings`, a list of sentences.
     """
-    rooms = (_slower, _quality, _batch_mates, _choices, _coverage, _footprint, _noise)
+    rooms = (_slower, _quality, _batch_mates, _calibration, _choices, _coverage, _footprint, _noise)
     warnings = [sentence for room in rooms for sentence in room(report)]
     return {"headline": headline(report), "warnings": warnings}
 
@@ -195,6 +196,11 @@ def _batch_mates(report: Report) -> Iterator[str]:
     found = ((report.get("evaluation") or {}).get("alone") or {}).get("artifact")
     if found and found["agreement"]["value"] < SAME_ALONE and (words := batch_words(report)):
         yield (f"Answers depend on batch mates: {words}. Ranges from --calibration DATA are the same for every batch.")
+
+
+def _calibration(report: Report) -> Iterator[str]:
+    """Rows that are poor ones to learn from."""
+    yield from calibration_warnings(report["steps"])
 
 
 def _choices(report: Report) -> Iterator[str]:
