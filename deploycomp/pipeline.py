@@ -318,6 +318,7 @@ def _evaluate(run: _Run, rows: Rows | None, manifest: dict[str, Any]) -> dict[st
         rows,
         batch_size=asked.batch_size,
         max_drop=asked.max_drop,
+        null_score_diff_threshold=asked.null_score_diff_threshold,
         alone=["artifact"] if _precision(run.recipe) == "int8" else [],
         progress=progress,
         warn=run.warnings.append,

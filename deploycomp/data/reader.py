@@ -232,9 +232,14 @@ class Reader:
                 texts = [text.get("text") if isinstance(text, dict) else text for text in texts]
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
                 raise self._refuse(index, "the answers are not texts", why='expected {"text": […]} or a list of texts')
-            answers.append(texts)
+            answers.append([text for text in texts if text.strip()])
         if not any(answers):
-            raise self._unlabeled(0, [])
+            raise self._refuse(
+                0,
+                "not one row has an answer",
+                why="rows without one are unanswerable questions, and all of them together an unlabeled split",
+                hint="choose a labeled split: --split validation",
+            )
         return answers
 
     def _masked(self) -> list[dict[str, Any]]:

@@ -160,6 +160,7 @@ class Predictor:
         top_k: int | None = None,
         threshold: float = 0.5,
         max_answer_tokens: int = answers.MAX_ANSWER_TOKENS,
+        null_score_diff_threshold: float | None = None,
         progress: Progress | None = None,
     ) -> Any:
         """Answer one input or many.
@@ -171,6 +172,8 @@ class Predictor:
                 each input), or candidates for each mask (5).
             threshold: From which probability on a label holds (multi-label).
             max_answer_tokens: The longest answer (question answering).
+            null_score_diff_threshold: For models trained on SQuAD 2: the answer is empty where the null answer's score
+                exceeds the best span's by more than this, 0 in the official scripts; None always gives a span.
             progress: Called with (message, fraction).
 
         Returns:
@@ -184,10 +187,10 @@ class Predictor:
                 number.
             VerificationFailed: The model returned NaN.
         """
-        _check_options(top_k, threshold, max_answer_tokens)  # before the model runs
+        options = self._options(top_k, threshold, max_answer_tokens, null_score_diff_threshold)  # before the model runs
         items, single = check_inputs(self.task, inputs)
         raw = self._raw(items, batch_size=batch_size, progress=progress)
-        results = self.decode(raw, top_k=top_k, threshold=threshold, max_answer_tokens=max_answer_tokens)
+        results = self.decode(raw, **options)
         return results[0] if single else results
 
     def raw(self, inputs: Any, *, batch_size: int = DEFAULT_BATCH_SIZE, progress: Progress | None = None) -> Raw:
@@ -231,19 +234,19 @@ class Predictor:
         top_k: int | None = None,
         threshold: float = 0.5,
         max_answer_tokens: int = answers.MAX_ANSWER_TOKENS,
+        null_score_diff_threshold: float | None = None,
     ) -> Any:
         """Turn raw outputs into answers; see calling the predictor for the arguments and the types."""
-        _check_options(top_k, threshold, max_answer_tokens)
+        self._options(top_k, threshold, max_answer_tokens, null_score_diff_threshold)
         if self.task == "sentence-similarity":
             vectors = [rows[0].outputs["sentence_embedding"] for rows in raw.rows]
             return np.stack(vectors) if vectors else np.zeros((0, self._width()), dtype=np.float32)
         if self.task == "feature-extraction":
             return [rows[0].outputs["last_hidden_state"] for rows in raw.rows]
         if self.task == "question-answering":
-            return [
-                self._answer(context, rows, top_k=top_k, max_answer_tokens=max_answer_tokens)
-                for (_, context), rows in zip(raw.inputs, raw.rows, strict=True)
-            ]
+            how = {"max_answer_tokens": max_answer_tokens, "null_score_diff_threshold": null_score_diff_threshold}
+            pairs = zip(raw.inputs, raw.rows, strict=True)
+            return [self._answer(context, rows, top_k=top_k, **how) for (_, context), rows in pairs]
         if self.task == "fill-mask":
             return [
                 decode.fill(rows[0].outputs["logits"], self._spell, top_k=top_k or DEFAULT_TOP_K) for rows in raw.rows
@@ -251,6 +254,24 @@ class Predictor:
         if self.task == "token-classification":
             return [self._tag(item, rows[0]) for item, rows in zip(raw.inputs, raw.rows, strict=True)]
         return [self._classify(rows[0].outputs["logits"], top_k=top_k, threshold=threshold) for rows in raw.rows]
+
+    def _options(
+        self, top_k: int | None, threshold: float, max_answer_tokens: int, null_score_diff_threshold: float | None
+    ) -> dict[str, Any]:
+        """The options of `decode`, checked."""
+        if top_k is not None:
+            top_k = check_count("top_k", top_k)
+        if null_score_diff_threshold is not None:
+            name = "null_score_diff_threshold"
+            if self.task != "question-answering":
+                raise UsageError(f"{name} is for question answering", where=name, why=f"the task is {self.task}")
+            null_score_diff_threshold = check_number(name, null_score_diff_threshold)
+        return {
+            "top_k": top_k,
+            "threshold": check_number("threshold", threshold, low=0, high=1),
+            "max_answer_tokens": check_count("max_answer_tokens", max_answer_tokens),
+            "null_score_diff_threshold": null_score_diff_threshold,
+        }
 
     def _raw(self, items: list[Any], *, batch_size: int, progress: Progress | None) -> Raw:
         batch_size = check_count("batch_size", batch_size)
@@ -313,14 +334,14 @@ class Predictor:
             return decode.entities(item, logits, row.encoded.words, row.encoded.offsets, labels)
         return decode.tag_words(logits, row.encoded.words, len(item), labels)
 
-    def _answer(self, context: str, rows: list[Row], *, top_k: int | None, max_answer_tokens: int) -> Span | list[Span]:
+    def _answer(self, context: str, rows: list[Row], *, top_k: int | None, **how: Any) -> Span | list[Span]:
         windows = [
             answers.Window(
                 row.outputs["start_logits"], row.outputs["end_logits"], row.encoded.offsets, row.encoded.parts
             )
             for row in rows
         ]
-        spans = answers.best_spans(context, windows, top_k=top_k or 1, max_answer_tokens=max_answer_tokens)
+        spans = answers.best_spans(context, windows, top_k=top_k or 1, **how)
         return spans[0] if top_k is None else spans
 
     def _spell(self, token: int) -> str:
@@ -348,13 +369,6 @@ def _reopen(folder: str, digest: str, options: dict[str, Any]) -> Predictor:
             hint="load it again: Predictor.load(FOLDER)",
         )
     return Predictor.load(folder, **options)
-
-
-def _check_options(top_k: int | None, threshold: float, max_answer_tokens: int) -> None:
-    if top_k is not None:
-        check_count("top_k", top_k)
-    check_number("threshold", threshold, low=0, high=1)
-    check_count("max_answer_tokens", max_answer_tokens)
 
 
 def _share(progress: Progress | None, start: float, end: float) -> Progress | None:

@@ -170,7 +170,11 @@ def test_an_unanswerable_question_is_a_row_but_a_split_without_answers_is_not(tm
     row = {"question": "q", "context": "c", "answers": {"text": ["a"], "answer_start": [0]}}
     none = {**row, "answers": {"text": [], "answer_start": []}}
     assert load(tmp_path, [row, none], "question-answering").column("answers") == [["a"], []]
-    assert refusal(tmp_path, [none, none], "question-answering").what == "the row has no label"
+    empty = {**row, "answers": {"text": ["", " "], "answer_start": [0, 0]}}
+    assert load(tmp_path, [row, empty], "question-answering").column("answers") == [["a"], []]
+    refused = refusal(tmp_path, [none, none], "question-answering")
+    assert refused.what == "not one row has an answer"
+    assert refused.why == "rows without one are unanswerable questions, and all of them together an unlabeled split"
     assert refusal(tmp_path, [row, {**row, "answers": None}], "question-answering").what == "the row has no label"
     odd = {**row, "answers": [1, 2]}
     assert refusal(tmp_path, [odd], "question-answering").what == "the answers are not texts"

@@ -334,6 +334,25 @@ def test_a_threshold_that_is_no_share_is_refused(value: Any):
     assert run.shapes == []
 
 
+def test_no_answer_is_an_option_of_question_answering():
+    predictor, run = _predictor("question-answering")
+    pair = ("who runs", "a cat runs")
+    assert predictor(pair).text
+    assert predictor(pair, null_score_diff_threshold=-1e6) == Span(
+        "", predictor(pair, top_k=99, null_score_diff_threshold=-1e6)[0].score, 0, 0
+    )
+    assert predictor(pair, null_score_diff_threshold=1e6) == predictor(pair)
+    run.shapes.clear()
+    for value in (float("nan"), float("inf"), True, "0"):
+        with pytest.raises(UsageError, match="null_score_diff_threshold is a number, not"):
+            predictor(pair, null_score_diff_threshold=value)  # type: ignore[arg-type]
+    other, run = _predictor("text-classification")
+    with pytest.raises(UsageError, match="null_score_diff_threshold is for question answering") as caught:
+        other("a cat", null_score_diff_threshold=0.0)
+    assert caught.value.why == "the task is text-classification"
+    assert run.shapes == []
+
+
 def test_numbers_of_numpy_are_numbers():
     predictor, _ = _predictor("text-classification", problem_type="multi_label_classification")
     options: Any = {"batch_size": np.int64(2), "top_k": np.int32(2), "threshold": np.float32(0.25)}
