@@ -341,6 +341,7 @@ def _benchmark(run: _Run, manifest: dict[str, Any]) -> dict[str, Any] | None:
     result = benchmark(candidates, run.recipe.benchmark, progress=run.say("measuring", 0.7))
     references = [each.name for each in candidates if each.name != "artifact"]
     result["ratios"] = {name: ratios(result, "artifact", name) for name in references}
+    result["fp32_ratios"] = ratios(result, "fp32", "source")
     return result
 
 
