@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deploycomp.data import Rows
-from deploycomp.errors import GateFailed, UsageError, VerificationFailed
+from deploycomp.errors import GateFailed, InputRefused, UsageError, VerificationFailed
 from deploycomp.evaluate import check_evaluation, evaluate_candidates
 from deploycomp.runtime import Predictor
 from tests.evaluate.fakes import classifier, labeled, predictor_of, rows_of
@@ -45,6 +45,25 @@ def test_the_evaluation_part_of_the_report() -> None:
     assert found["drop"]["fp32"]["p_value"] == 1
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert evaluate_candidates(candidates, data, batch_size=4) == found
+
+
+def test_one_row_is_judged_with_the_interval_that_one_row_has() -> None:
+    found = evaluate_candidates({"source": classifier(LABELS), "artifact": worse()}, rows(1))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    score = found["scores"]["source"]["accuracy"]
+    assert (score["value"], score["high"]) == (1, 1)
+    assert score["low"] == pytest.approx(0.2065, abs=1e-4)  # Wilson's interval of 1 of 1
+    assert (found["drop"]["artifact"]["value"], found["agreement"]["artifact"]["value"]) == (0, 1)
+    with pytest.raises(UsageError, match="cannot be decided on 1 rows"):
+        evaluate_candidates({"source": classifier(LABELS), "artifact": worse()}, rows(1), max_drop=0.5)
+
+
+def test_one_row_has_no_correlation() -> None:
+    data = rows_of("sentence-similarity", [{"text": "a", "text_pair": "b", "score": 0.5}])
+    model = predictor_of("sentence-similarity", {"a": [1.0, 0.0], "b": [0.0, 1.0]})
+    with pytest.raises(InputRefused, match="a correlation needs rows with different labels") as refused:
+        evaluate_candidates({"artifact": model}, data)
+    assert refused.value.where == "set/test.jsonl"
 
 
 def reader() -> Predictor:
