@@ -93,7 +93,7 @@ def _vocabulary(facts: Mapping[str, Any]) -> Iterator[str]:
     pieces, held_out = facts["pieces"], facts["held_out"]
     yield f"{pieces['after']:,} of {pieces['before']:,} pieces stay: those that {shorten(facts['corpus'])} needs"
     if facts["left_out"]:
-        yield f"{fmt.plural(facts['left_out'], 'row')} of it that are judged on were left out"
+        yield f"left out of it, because they are judged on: {fmt.plural(facts['left_out'], 'row')}"
     if held_out["rows"]:
         share = fmt.percent(held_out["changed"] / held_out["rows"], 1)
         yield f"{held_out['changed']} of {held_out['rows']} judged rows ({share}) are cut into other pieces"

@@ -8,6 +8,7 @@ import pytest
 
 from deploycomp.measure.benchmark import ratios
 from deploycomp.report import format as fmt
+from deploycomp.report.compression import compression_lines
 from deploycomp.report.verdict import build_verdict, change_words, headline
 from deploycomp.report.view import Report, Shape, speed
 from tests.report.example import bare, benchmark, cell, interval, loses, wins
@@ -68,6 +69,24 @@ def test_slower_than_pytorch_is_in_the_headline_and_a_warning():
     assert "ONNX INT8 is slower than PyTorch on this machine at 1×128 (1.20×)" in said(report)
     report["benchmark"] = benchmark({(1, 128): (10.0, 8.0, 10.0)})
     assert "speed beside PyTorch at 1×128: no clear difference, accuracy" in headline(report)
+
+
+def test_poor_calibration_rows_are_said_once_however_many_steps_learned_from_them():
+    report = loses()
+    for step in report["steps"]:
+        step["facts"]["calibration"] = {"warnings": ["All rows are the same.", "One row was left out."]}
+    assert len(report["steps"]) > 1
+    warnings = build_verdict(report)["warnings"]
+    assert warnings.count("All rows are the same.") == warnings.count("One row was left out.") == 1
+    facts = {"trail": [], "calibration": {"warnings": ["All rows are the same."]}}
+    plain = {
+        "source": {"parameters": 10},
+        "result": {"parameters": 5},
+        "steps": [{"step": "drop_layers", "facts": facts}] * 2,
+        "evaluation": None,
+    }
+    assert compression_lines(plain)[-1:] == ["warning: All rows are the same."]
+    assert len(compression_lines(plain)) == 2
 
 
 def measured(source: tuple[float, ...], artifact: tuple[float, ...]) -> Report:
