@@ -17,7 +17,7 @@ from typing import Any
 from common import BATCH_SIZES, CELLS, LENGTHS, Real, export_int8, machine, real_models
 
 from deploycomp.report import format as fmt
-from deploycomp.report.view import Shape, candidates, gain, label, latency, shapes, size_bytes
+from deploycomp.report.view import Shape, candidates, label, latency, shapes, size_bytes, speed
 
 Report = dict[str, Any]
 
@@ -65,13 +65,13 @@ def _accuracy(report: Report, name: str) -> tuple[str, str]:
 
 
 def _latency(report: Report, name: str, batch: int, tokens: int) -> str:
-    """p50, and how many times faster than PyTorch."""
+    """p50, and how many times faster than PyTorch at least."""
     shape = Shape(_threads(report), batch, tokens)
     cell = latency(report, name, shape)
     if cell is None:
         return fmt.DASH
-    times = gain(report, "source", name, shape) if name == "artifact" else None
-    return fmt.milliseconds(cell["p50_ms"]) + (f" ({fmt.ratio(times)})" if times else "")
+    gain = f" ({speed(report, name, shape).brief})" if name == "artifact" else ""
+    return fmt.milliseconds(cell["p50_ms"]) + gain
 
 
 def _threads(report: Report) -> int:
@@ -88,9 +88,9 @@ def table(reports: list[Report]) -> str:
     here, settings = one["benchmark"]["context"], one["benchmark"]["settings"]
     notes = (
         f"Latency is the median at rows × tokens, {fmt.plural(_threads(one), 'thread')}, fresh processes, "
-        f"{settings['blocks']} interleaved blocks; brackets hold 95 % intervals and gains over PyTorch; agreement "
-        f"is the share of answers that PyTorch gives too.\nMeasured on {machine(here)}, {one['created'][:10]}, by "
-        "`benchmarks/readme_table.py`."
+        f"{settings['blocks']} interleaved blocks; brackets hold 95 % intervals and gains over PyTorch, of "
+        "speed the lower end of its interval; agreement is the share of answers that PyTorch gives too.\n"
+        f"Measured on {machine(here)}, {one['created'][:10]}, by `benchmarks/readme_table.py`."
     )
     return "\n".join(f"| {line} |" for line in lines) + f"\n\n{notes}"
 

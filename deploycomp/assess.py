@@ -142,6 +142,7 @@ def judge(
     limit: int | None = None,
     max_drop: float | None = None,
     batch_size: int = 16,
+    null_score_diff_threshold: float | None = None,
     task: str = "auto",
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
@@ -156,6 +157,8 @@ def judge(
         limit: A seeded random subset of this many rows.
         max_drop: The largest accepted fall of the main metric, as a fraction.
         batch_size: Rows a batch.
+        null_score_diff_threshold: Question answering: by how much the null answer must beat the best span to be the
+            answer; None is 0 where the data has unanswerable rows, and no empty answer elsewhere.
         task: Task of a model folder.
         progress: Called with a message and the share of the work that is done.
 
@@ -181,7 +184,14 @@ def judge(
     rows = read_rows(judged, data, split=split, columns=columns or {}, limit=limit)
     if against is not None:
         parity += _same_source(predictors["source"], judged, rows)
-    found = evaluate_candidates(predictors, rows, batch_size=batch_size, max_drop=max_drop, progress=progress)
+    found = evaluate_candidates(
+        predictors,
+        rows,
+        batch_size=batch_size,
+        max_drop=max_drop,
+        null_score_diff_threshold=null_score_diff_threshold,
+        progress=progress,
+    )
     return {**found, "parity": parity}
 
 

@@ -1,8 +1,8 @@
 """Which rows ranges and choices are taken from: never those that the result is judged on.
 
 --calibration DATA, else the train split beside the evaluation data
-    └─ a seeded draw of it ─┬─ calibration rows: ranges, means, rounding
-                            └─ held-out rows: choices, such as the layers that stay in float
+    └─ without rows that are judged ─ a seeded draw ─┬─ calibration rows: ranges, means, rounding
+                                                     └─ held-out rows, others: choices, such as layers left in float
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from deploycomp.errors import DeploycompError, UsageError
+from deploycomp.errors import DeploycompError
 from deploycomp.onnxmodel import Facts
 from deploycomp.recipe import Calibrate, Evaluate, Recipe
 
@@ -32,6 +33,8 @@ HELD_OUT = 0.25
 """Share of data that is too small for both that goes to choices."""
 RANDOM_LENGTH = 32
 """Tokens of a random row: as long as an ordinary sentence."""
+LOOKED_AT = 1024
+"""Rows whose variety is counted: enough to know, and a second at most."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,10 @@ def find_calibration(
         The rows, or None, and a sentence that says why there are none.
 
     Raises:
-        UsageError: The rows are those that the result is judged on, or there is no such data.
+        UsageError: Too many rows are those that the result is judged on, or there is no such data.
+        InputRefused: No row holds a token of text.
     """
-    from deploycomp.evaluate import inputs_of
-
     asked = recipe.calibrate or Calibrate()
-    predictor = graph_predictor(recipe, model)
     place = training_place(recipe, judged)
     if place is None and asked.allow_random:
         return _random(recipe, model, asked.rows or rows), ""
@@ -99,23 +100,41 @@ def find_calibration(
         if asked.data is not None:
             raise
         return None, f"the train split beside the evaluation data cannot be used: {error.what}"
-    if judged is not None and _same(found, judged):
-        raise UsageError(
-            "calibration and evaluation use the same rows",
-            where=found.name,
-            why="what is chosen on rows cannot be judged on them",
-            hint="--calibration train.jsonl",
-        )
-    wanted = (asked.rows or rows) + asked.held_out
-    picked = random.Random(SEED).sample(range(len(found)), min(len(found), wanted))
-    rows = asked.rows or min(rows, len(picked) - min(asked.held_out, int(HELD_OUT * len(picked))))
-    facts = {"data": found.name, "split": found.split, "rows": min(rows, len(picked)), "digest": found.digest}
-    taken = _take(found, picked[:rows])
+    return _draw(found, judged, asked, graph_predictor(recipe, model), rows=rows), ""
+
+
+def _draw(found: Rows, judged: Rows | None, asked: Calibrate, predictor: Predictor, *, rows: int) -> Calibration:
+    """Draw calibration and held-out rows, and look at what was drawn."""
+    from deploycomp.data import unlike, variety_of, without_judged
+    from deploycomp.evaluate import inputs_of
+
+    free = without_judged(found, judged)
+    picked = random.Random(SEED).sample(range(len(free)), min(len(free), (asked.rows or rows) + asked.held_out))
+    count = asked.rows or min(rows, len(picked) - min(asked.held_out, int(HELD_OUT * len(picked))))
+    # In the order they were drawn: who needs fewer takes the first, and data is often sorted by label.
+    taken, rest = free.take(picked[:count]), free.take(picked[count:])
+    rest = unlike(rest, taken)
     feeds = _Feeds(predictor, inputs_of(taken, predictor))
-    if not picked[rows:]:
-        return Calibration(feeds, facts, None, rows=taken), ""
-    rest = _take(found, picked[rows:])
-    return Calibration(feeds, facts, rest, _Feeds(predictor, inputs_of(rest, predictor)), taken), ""
+    special = {token for token, added in predictor.tokenizer.get_added_tokens_decoder().items() if added.special}
+    seen = (each["input_ids"][0] for each in islice(feeds, LOOKED_AT))
+    variety = variety_of(seen, special=special, where=found.name)
+    shared = len(found) - len(free)
+    facts = {
+        "data": found.name,
+        "split": found.split,
+        "rows": len(taken),
+        "digest": found.digest,
+        "distinct": variety.distinct,
+        "left_out": shared,
+        "warnings": [*_said(found.name, shared), *variety.warnings(found.name, wanted=asked.rows or min(rows, ROWS))],
+    }
+    held_out = rest if len(rest) else None
+    return Calibration(feeds, facts, held_out, _Feeds(predictor, inputs_of(rest, predictor)) if held_out else (), taken)
+
+
+def _said(data: str, shared: int) -> list[str]:
+    rows = "1 row that is" if shared == 1 else f"{shared:,} rows that are"
+    return [f"{rows} judged on stood in {data} too: left out of what is learned from."] if shared else []
 
 
 def graph_predictor(recipe: Recipe, model: TorchModel) -> Predictor:
@@ -145,14 +164,6 @@ def training_place(recipe: Recipe, judged: Rows | None) -> tuple[str, str | None
     return find_training(evaluate.data)
 
 
-def _same(found: Rows, judged: Rows) -> bool:
-    """Whether two data sets are one: of one name and split, or of the same inputs row by row."""
-    if (found.name, found.split) == (judged.name, judged.split):
-        return True
-    inputs = [{name: row.get(name) for name in found.rows[0]} for row in judged.rows]
-    return inputs == found.rows
-
-
 def _load(
     place: tuple[str, str | None], asked: Calibrate, evaluate: Evaluate | None, model: TorchModel, *, labeled: bool
 ) -> Rows:
@@ -162,22 +173,6 @@ def _load(
     named = asked.columns or (evaluate.columns if evaluate is not None and asked.data is None else {})
     labeled |= evaluate is not None and evaluate.max_drop is not None  # ranges need no labels, a goal does
     return read_rows(model, data, split=split, columns=named, labeled=labeled)
-
-
-def _take(rows: Rows, indices: Sequence[int]) -> Rows:
-    """Rows in the order they were drawn: who needs fewer takes the first, and data is often sorted by label."""
-    from deploycomp.data import Rows
-
-    return Rows.of(
-        [rows.rows[index] for index in indices],
-        task=rows.task,
-        name=rows.name,
-        split=rows.split,
-        columns=rows.columns,
-        labels=rows.labels,
-        problem_type=rows.problem_type,
-        available=rows.available,
-    )
 
 
 def _random(recipe: Recipe, model: TorchModel, rows: int) -> Calibration:

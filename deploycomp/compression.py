@@ -175,15 +175,16 @@ def judged_rows(recipe: Recipe, model: TorchModel) -> Rows | None:
     """Read the evaluation data before the first expensive second.
 
     Raises:
-        UsageError: `max_drop` is smaller than the rows can resolve.
+        UsageError: `max_drop` is smaller than the rows can resolve, or a setting is another task's.
     """
     if recipe.evaluate is None:
         return None
     from deploycomp.assess import read_rows
-    from deploycomp.evaluate import check_resolvable
+    from deploycomp.evaluate import check_resolvable, null_threshold
 
     asked = recipe.evaluate
     rows = read_rows(model, asked.data, split=asked.split, columns=asked.columns, limit=asked.limit)
+    null_threshold(rows, asked.null_score_diff_threshold)
     if asked.max_drop is not None:
         check_resolvable(asked.max_drop, len(rows), where=rows.name)
     return rows
@@ -203,7 +204,14 @@ def _evaluate(
         for name, model in (("source", source), ("artifact", made))
     }
     asked = recipe.evaluate
-    return evaluate_candidates(predictors, rows, batch_size=asked.batch_size, max_drop=asked.max_drop, progress=say)
+    return evaluate_candidates(
+        predictors,
+        rows,
+        batch_size=asked.batch_size,
+        max_drop=asked.max_drop,
+        null_score_diff_threshold=asked.null_score_diff_threshold,
+        progress=say,
+    )
 
 
 def _report(

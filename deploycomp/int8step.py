@@ -347,7 +347,9 @@ class _Judge:
     def _predict(self, path: Path) -> Predictions:
         from deploycomp.evaluate import predict
 
-        return predict(self.bench.context.predictor(path), self.rows)
+        asked = self.bench.context.recipe.evaluate
+        threshold = asked.null_score_diff_threshold if asked else None
+        return predict(self.bench.context.predictor(path), self.rows, null_score_diff_threshold=threshold)
 
     def milliseconds(self) -> dict[str, float]:
         """Layer → what INT8 saves there, on this machine."""

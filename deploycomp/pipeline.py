@@ -347,6 +347,7 @@ def _evaluate(run: _Run, rows: Rows | None, manifest: dict[str, Any]) -> dict[st
         rows,
         batch_size=asked.batch_size,
         max_drop=asked.max_drop,
+        null_score_diff_threshold=asked.null_score_diff_threshold,
         alone=["artifact"] if _precision(run.recipe) == "int8" else [],
         progress=progress,
         warn=run.warnings.append,
@@ -369,6 +370,7 @@ def _benchmark(run: _Run, manifest: dict[str, Any]) -> dict[str, Any] | None:
     result = benchmark(candidates, run.recipe.benchmark, progress=run.say("measuring", 0.7))
     references = [each.name for each in candidates if each.name != "artifact"]
     result["ratios"] = {name: ratios(result, "artifact", name) for name in references}
+    result["fp32_ratios"] = ratios(result, "fp32", "source")
     return result
 
 

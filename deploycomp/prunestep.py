@@ -225,7 +225,7 @@ class PruneVocabularyStep:
         from deploycomp.models.plan import Vocabulary
         from deploycomp.models.surgery import apply
 
-        corpus, held_out, name = _corpus(model, config, context)
+        corpus, held_out, name, left_out = _corpus(model, config, context)
         before = model.tokenizer.backend_tokenizer.to_str()
         found = prune_vocabulary(before, corpus, pad_token_id=model.tokenizer.pad_token_id, progress=context.say)
         change = compare(before, found, held_out)
@@ -239,6 +239,7 @@ class PruneVocabularyStep:
         made = load(resolve(folder), model.task)
         facts: Facts = {
             "corpus": name,
+            "left_out": left_out,
             "pieces": {"before": found.pieces, "after": len(found.kept)},
             "parameters": {"before": model.parameters, "after": made.parameters},
             "held_out": {"rows": change.rows, "changed": change.changed, "examples": list(change.examples)},
@@ -251,21 +252,27 @@ class PruneVocabularyStep:
             raise VerificationFailed("prune_vocabulary removed nothing", why=f"{facts['corpus']} needs every piece")
 
 
-def _corpus(model: TorchModel, config: PruneVocabulary, context: Context) -> tuple[list[Any], list[Any], str]:
-    """Texts that the vocabulary must serve, and those that were judged on where there are any."""
+def _corpus(model: TorchModel, config: PruneVocabulary, context: Context) -> tuple[list[Any], list[Any], str, int]:
+    """Texts that the vocabulary must serve, those that are judged on, the corpus's name, and how many both had.
+
+    Raises:
+        UsageError: There is no corpus, or too much of it is judged on.
+    """
     from deploycomp.assess import read_rows, source_predictor
     from deploycomp.calibration import training_place
+    from deploycomp.data import without_judged
     from deploycomp.evaluate import inputs_of
 
     place = (config.corpus, None) if config.corpus is not None else training_place(context.recipe, context.judged)
     if place is None:
         raise UsageError("prune_vocabulary needs a corpus", hint="--calibration train.jsonl, or corpus: in the recipe")
     data, split = place
-    rows = read_rows(model, data, split=split, labeled=False)
+    found = read_rows(model, data, split=split, labeled=False)
+    rows = without_judged(found, context.judged)
     predictor = source_predictor(model)
     texts = _flat(inputs_of(rows, predictor))
     unseen = _flat(inputs_of(context.judged, predictor)) if context.judged is not None else []
-    return texts, unseen, rows.name
+    return texts, unseen, rows.name, len(found) - len(rows)
 
 
 def _flat(inputs: list[Any]) -> list[Any]:

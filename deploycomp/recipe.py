@@ -308,6 +308,9 @@ class Evaluate(_Strict):
     max_drop: Annotated[float, Field(ge=0, le=1)] | None = None
     """The largest accepted fall of the task metric against the source, as a fraction: 0.005 is half a point."""
     batch_size: Annotated[int, Field(ge=1)] = 16
+    null_score_diff_threshold: float | None = None
+    """Question answering: by how much the null answer must beat the best span to be the answer; None is 0 where the
+    data has unanswerable rows, and no empty answer elsewhere."""
 
 
 class Calibrate(_Strict):

@@ -77,3 +77,22 @@ def test_candidates_are_told_apart_and_named(tmp_path: Path, monkeypatch: pytest
 def test_a_candidate_that_does_not_exist_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="there is no such artifact, ONNX file or model folder"):
         candidates_from([str(tmp_path / "nowhere")])
+
+
+@pytest.mark.parametrize(("threshold", "used", "abstains"), [(None, 0.0, None), (-1e6, -1e6, True), (1e6, 1e6, False)])
+def test_no_answer_is_a_setting_of_what_is_judged(
+    tmp_path: Path, threshold: float | None, used: float, abstains: bool | None
+):
+    rows = [
+        {"question": "who ?", "context": "anna was in paris", "answers": {"text": ["anna"], "answer_start": [0]}},
+        {"question": "who ?", "context": "the river was cold", "answers": {"text": [], "answer_start": []}},
+    ]
+    data = str(made.write_rows(tmp_path / "test.jsonl", rows))
+    model = str(made.model("bert", "question-answering"))
+    found = judge(model, data, null_score_diff_threshold=threshold)
+    assert found["null_score_diff_threshold"] == used
+    scores = {name: each["value"] for name, each in found["scores"]["artifact"].items()}
+    if abstains is not None:
+        assert scores["no_answer_accuracy"] == abstains
+    if abstains:
+        assert (scores["f1"], scores["has_answer_f1"]) == (0.5, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 from deploycomp.calibration import Calibration, find_calibration
 from deploycomp.data import Rows, load_rows
-from deploycomp.errors import UsageError
+from deploycomp.errors import InputRefused, UsageError
 from deploycomp.evaluate import inputs_of
 from deploycomp.models import resolve
 from deploycomp.models.load import load
+from deploycomp.pipeline import export_model
 from deploycomp.recipe import Calibrate, Evaluate, Export, Fixed, Int8, Recipe
 from tests import tiny
 from tests.cli import made
@@ -22,6 +24,8 @@ from tests.cli import made
 TASK = "text-classification"
 TEXTS = tiny.texts(60, seed=11, high=12)
 ROWS = [{"text": text, "label": tiny.TEXT_LABELS[index % 3]} for index, text in enumerate(TEXTS)]
+OTHERS = [{"text": text, "label": "neutral"} for text in tiny.texts(9, seed=12, low=13, high=20)]
+"""Rows that are none of those."""
 
 
 @functools.cache
@@ -50,7 +54,7 @@ def ids(calibration: Calibration) -> list[list[int]]:
 
 def test_the_train_split_beside_the_evaluation_data_is_taken(tmp_path: Path):
     train(tmp_path)
-    judged = made.write_rows(tmp_path / "validation.jsonl", ROWS[:9])
+    judged = made.write_rows(tmp_path / "validation.jsonl", OTHERS)
     found = find(None, evaluate=Evaluate(data=str(judged)), judged=load_rows(str(judged), task=TASK))
     assert found.facts["data"] == f"{tmp_path.name}/train.jsonl"
     assert found.facts["rows"] == 0.75 * len(ROWS)  # the rest is held out
@@ -97,7 +101,8 @@ def test_rows_that_are_judged_on_are_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="calibration and evaluation use the same rows") as caught:
         find(Calibrate(data=train(tmp_path)), judged=judged)
     assert caught.value.why == "what is chosen on rows cannot be judged on them"
-    assert caught.value.hint == "--calibration train.jsonl"
+    assert caught.value.where == f"{tmp_path.name}/train.jsonl and {tmp_path.name}/train.jsonl"
+    assert caught.value.hint == "--calibration train.jsonl, or --eval with rows that are not in it"
 
 
 def test_a_copy_of_the_rows_that_are_judged_on_is_refused(tmp_path: Path):
@@ -111,6 +116,125 @@ def test_some_of_the_rows_that_are_judged_on_are_refused(tmp_path: Path):
     judged = load_rows(train(tmp_path), task=TASK, limit=5)
     with pytest.raises(UsageError, match="the same rows"):
         find(Calibrate(data=train(tmp_path)), judged=judged)
+
+
+SHUFFLED = random.Random(1).sample(ROWS, len(ROWS))
+SPELLED = [{"text": f"  {row['text'].upper()} ", "label": "neutral"} for row in SHUFFLED]
+LONGER = [{"text": text, "label": "neutral"} for text in tiny.texts(900, seed=13, low=13, high=20)]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "counts"),
+    [
+        (SHUFFLED, "60 of 60 that are judged stand among 60 to learn from"),
+        (SPELLED, "60 of 60 that are judged stand among 60 to learn from"),
+        (SHUFFLED[:30], "30 of 60 that are judged stand among 30 to learn from"),
+        (SHUFFLED[:1], "1 of 60 that are judged stand among 1 to learn from"),
+        (SHUFFLED[:30] + LONGER, "30 of 60 that are judged stand among 930 to learn from"),
+        (SHUFFLED[:6] + LONGER, "6 of 60 that are judged stand among 906 to learn from"),
+        (SHUFFLED[:3] + LONGER[:20], "3 of 60 that are judged stand among 23 to learn from"),
+    ],
+    ids=["shuffled", "in other spelling", "half", "one and no other", "half and others", "a tenth", "a tenth of few"],
+)
+def test_many_rows_in_common_are_refused_with_their_number(
+    tmp_path: Path, calibration: list[dict[str, Any]], counts: str
+):
+    judged = load_rows(str(made.write_rows(tmp_path / "other.jsonl", ROWS)), task=TASK)
+    with pytest.raises(UsageError, match="calibration and evaluation use the same rows") as caught:
+        find(Calibrate(data=train(tmp_path, calibration)), judged=judged)
+    assert counts in caught.value.what
+
+
+def test_a_few_rows_in_common_are_left_out_and_that_is_said(tmp_path: Path):
+    judged = load_rows(str(made.write_rows(tmp_path / "other.jsonl", ROWS)), task=TASK)
+    found = find(Calibrate(data=train(tmp_path, ROWS[:5] + LONGER), rows=600), judged=judged)
+    assert found.facts["left_out"] == 5
+    assert found.facts["warnings"] == [
+        f"5 rows that are judged on stood in {tmp_path.name}/train.jsonl too: left out of what is learned from."
+    ]
+    assert found.rows is not None
+    assert found.held_out is not None
+    learned = {*found.rows.column("text"), *found.held_out.column("text")}
+    assert len(learned) == 900
+    assert not learned & {row["text"] for row in ROWS}
+
+
+def test_two_files_of_one_name_are_two(tmp_path: Path):
+    """Their short names are the same: rows tell, names do not."""
+    for parent, rows in (("a", ROWS), ("b", OTHERS)):
+        (tmp_path / parent / "x").mkdir(parents=True)
+        made.write_rows(tmp_path / parent / "x" / "d.jsonl", rows)
+    judged = load_rows(str(tmp_path / "b" / "x" / "d.jsonl"), task=TASK)
+    found = find(Calibrate(data=str(tmp_path / "a" / "x" / "d.jsonl")), judged=judged)
+    assert found.facts["data"] == judged.name == "x/d.jsonl"
+    assert (found.facts["left_out"], found.facts["rows"]) == (0, 45)
+
+
+def test_held_out_rows_are_none_that_were_learned_from(tmp_path: Path):
+    """Training data says some rows twice."""
+    found = find(Calibrate(data=train(tmp_path, ROWS * 2), rows=60, held_out=60))
+    assert found.rows is not None
+    assert found.held_out is not None
+    assert not {*found.rows.column("text")} & {*found.held_out.column("text")}
+    assert 10 < len(found.held_out) < 60
+
+
+# ------------------------------------------------------------ which say too little
+
+
+def test_the_same_text_again_and_again_is_said_aloud(tmp_path: Path):
+    found = find(Calibrate(data=train(tmp_path, ROWS[:1] * 300)))
+    assert found.facts["distinct"] == 1
+    assert found.facts["warnings"] == [
+        f"All 225 calibration rows of {tmp_path.name}/train.jsonl are the same: what is learned holds for it alone."
+    ]
+
+
+def test_nearly_equal_texts_are_said_aloud(tmp_path: Path):
+    rows = [{"text": f"the good film is no {word} , the bad film is so {word}"} for word in tiny.WORDS]
+    found = find(Calibrate(data=train(tmp_path, rows), rows=60))
+    assert len(found.facts["warnings"]) == 1
+    assert "60 calibration rows" in found.facts["warnings"][0]
+    assert "are nearly equal" in found.facts["warnings"][0]
+
+
+def test_five_rows_where_256_are_wanted_are_said_aloud(tmp_path: Path):
+    found = find(Calibrate(data=train(tmp_path, ROWS[:6]), held_out=1))
+    assert found.facts["rows"] == 5
+    assert found.facts["warnings"] == [
+        f"Calibrated on 5 rows of {tmp_path.name}/train.jsonl where 256 are wanted: too few to be sure."
+    ]
+    assert find(Calibrate(data=train(tmp_path, ROWS), rows=5)).facts["warnings"] == []  # as asked
+
+
+@pytest.mark.parametrize(
+    ("texts", "what"),
+    [
+        (["", "  ", "\n"] * 20, "not one of 60 rows has a text"),
+        (["\u200b", "\x00"] * 20, "no row to calibrate on holds a token of text"),
+        (["[PAD] [PAD]", "[PAD]"] * 20, "no row to calibrate on holds a token of text"),
+        (["\u6f22\u5b57"] * 20, "no row to calibrate on holds a token of text"),
+    ],
+    ids=["white space", "control characters", "padding", "unknown"],
+)
+def test_rows_that_say_nothing_are_refused_before_anything_is_computed(tmp_path: Path, texts: list[str], what: str):
+    data = train(tmp_path, [{"text": text, "label": "neutral"} for text in texts])
+    with pytest.raises(InputRefused, match=what) as caught:
+        export_model(made.recipe(calibrate={"data": data}), tmp_path / "out", progress=_no_step)
+    assert caught.value.where == f"{tmp_path.name}/train.jsonl"
+    assert not (tmp_path / "out").exists()
+
+
+def _no_step(message: str, _share: float) -> None:
+    assert not message.startswith(("export", "int8")), message
+
+
+def test_some_rows_that_say_nothing_are_counted_aloud(tmp_path: Path):
+    blank = [{"text": " " * count, "label": "neutral"} for count in range(20)]
+    found = find(Calibrate(data=train(tmp_path, ROWS + blank), rows=80))
+    assert found.facts["warnings"] == [
+        f"20 of 80 rows of {tmp_path.name}/train.jsonl to calibrate on hold no token of text."
+    ]
 
 
 # ------------------------------------------------------------ which are drawn
@@ -181,11 +305,11 @@ def test_pairs(tmp_path: Path):
 
 
 def test_words(tmp_path: Path):
-    rows = [{"tokens": ["paris", "likes", "anna"], "tags": ["B-LOC", "O", "B-PER"]}] * 9
+    rows = [{"tokens": ["paris", "likes", word], "tags": ["B-LOC", "O", "B-PER"]} for word in tiny.WORDS[:9]]
     found = find(Calibrate(data=train(tmp_path, rows), rows=4, held_out=5), task="token-classification")
     assert len(list(found.feeds)) == 4
     assert found.held_out is not None
-    assert found.held_out.column("tokens")[0] == ["paris", "likes", "anna"]
+    assert all(words[:2] == ["paris", "likes"] for words in found.held_out.column("tokens"))
 
 
 def test_a_long_context_gives_several_windows(tmp_path: Path):

@@ -32,6 +32,7 @@ from deploycomp.recipe import (
     DropLayers,
     Evaluate,
     Export,
+    Factorize,
     Int8,
     Prune,
     PruneFfn,
@@ -39,6 +40,7 @@ from deploycomp.recipe import (
     PruneVocabulary,
     Recipe,
 )
+from deploycomp.report import compression_lines
 from deploycomp.runtime import Predictor
 from tests import tiny
 from tests.cli import made
@@ -274,6 +276,29 @@ def test_a_recipe_without_torch_steps_compresses_nothing(tmp_path: Path):
 
 def test_all_layers_cannot_go(rows: Path, tmp_path: Path):
     refused(InputRefused, recipe(rows, DropLayers(count=tiny.LAYERS)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [PruneVocabulary(), DropLayers(count=1), Prune(flops=0.7), Factorize(size=0.5)],
+    ids=lambda step: step.step,
+)
+def test_no_step_learns_from_what_is_judged(step: Any, rows: Path, tmp_path: Path):
+    """One rule for whatever learns or chooses: the judged rows, shuffled under another name, and half of them."""
+    shuffled = [{"text": text, "label": "neutral"} for text in reversed(TEXTS[:60])]
+    judged = Evaluate(data=str(made.write_rows(tmp_path / "other.jsonl", shuffled)))
+    error = refused(UsageError, recipe(rows, step, evaluate=judged), tmp_path)
+    assert error.what == (
+        "calibration and evaluation use the same rows: 60 of 60 that are judged stand among 120 to learn from"
+    )
+
+
+def test_a_few_judged_rows_are_left_out_of_the_corpus_and_said(rows: Path, tmp_path: Path):
+    others = [{"text": text, "label": "neutral"} for text in [TEXTS[0], *tiny.texts(30, seed=77, low=31, high=40)]]
+    judged = Evaluate(data=str(made.write_rows(tmp_path / "other.jsonl", others)))
+    done = compress_model(recipe(rows, PruneVocabulary(), evaluate=judged), tmp_path / "out")
+    assert done.report["steps"][0]["facts"]["left_out"] == 1
+    assert "prune_vocabulary: left out of it, because they are judged on: 1 row" in compression_lines(done.report)
 
 
 def test_a_vocabulary_that_is_needed_whole_is_said(rows: Path, tmp_path: Path):

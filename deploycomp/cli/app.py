@@ -23,6 +23,7 @@ from deploycomp.cli.options import (
     Json,
     Limit,
     MaxDrop,
+    NullThreshold,
     Prune,
     PruneVocabulary,
     Quiet,
@@ -106,6 +107,7 @@ def export(
     column: Columns = None,
     limit: Limit = None,
     max_drop: MaxDrop = None,
+    null_score_diff_threshold: NullThreshold = None,
     batch_size: BatchSize = None,
     sequence_length: SequenceLength = None,
     threads: Threads = None,
@@ -204,6 +206,7 @@ def export(
             "columns": options.columns(column) or None,
             "limit": limit,
             "max_drop": options.percent(max_drop, "--max-drop"),
+            "null_score_diff_threshold": null_score_diff_threshold,
         },
         benchmark={
             "batch_size": options.integers(batch_size, "--batch-size"),
@@ -247,6 +250,7 @@ def evaluate(
     column: Columns = None,
     limit: Limit = None,
     max_drop: MaxDrop = None,
+    null_score_diff_threshold: NullThreshold = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a batch.")] = 16,
     task: Annotated[str | None, typer.Option(help="Task of a model folder; default: inferred.")] = None,
     json: Json = False,
@@ -263,7 +267,8 @@ def evaluate(
     with SINK.progress() as progress:
         result = judge(
             model, data, against=against, split=split, columns=options.columns(column), limit=limit,
-            max_drop=drop, batch_size=batch_size, task=task or "auto", progress=progress,
+            max_drop=drop, batch_size=batch_size, null_score_diff_threshold=null_score_diff_threshold,
+            task=task or "auto", progress=progress,
         )  # fmt: skip
     from deploycomp.report import evaluation_lines
 

@@ -16,6 +16,7 @@ from deploycomp.cli.options import (
     Json,
     Limit,
     MaxDrop,
+    NullThreshold,
     Prune,
     PruneVocabulary,
     Quiet,
@@ -56,6 +57,7 @@ def compress(
     column: Columns = None,
     limit: Limit = None,
     max_drop: MaxDrop = None,
+    null_score_diff_threshold: NullThreshold = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what deploycomp wrote there.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and stop.")] = False,
@@ -87,6 +89,7 @@ def compress(
             "columns": options.columns(column) or None,
             "limit": limit,
             "max_drop": options.percent(max_drop, "--max-drop"),
+            "null_score_diff_threshold": null_score_diff_threshold,
         },
     )
     if full.model is None:

@@ -19,6 +19,7 @@ __all__ = [
     "Json",
     "Limit",
     "MaxDrop",
+    "NullThreshold",
     "Prune",
     "PruneVocabulary",
     "Quiet",
@@ -42,6 +43,15 @@ Split = Annotated[str | None, typer.Option(help="Split of the data; default: val
 Limit = Annotated[int | None, typer.Option(min=1, help="A seeded random subset of this many rows.")]
 MaxDrop = Annotated[
     str | None, typer.Option(help="Fail when the main metric falls by more than this on these rows: 0.5%.")
+]
+NullThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--null-score-diff-threshold",
+        help="Question answering: no answer is given where its score exceeds the best span's by more than this; "
+        "default: 0 where the data has unanswerable rows.",
+        metavar="SCORE",
+    ),
 ]
 Prune = Annotated[
     str | None,

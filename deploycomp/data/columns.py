@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from deploycomp.errors import UsageError
 
-__all__ = ["columns_of", "find_columns"]
+__all__ = ["ANSWERS", "PAIR_TASKS", "columns_of", "find_columns"]
 
 PAIRS = (
     ("text", "text_pair"),
@@ -35,7 +35,8 @@ ALIASES = {
     "answers": ("answers", "answer"),
 }
 
-_PAIR_TASKS = ("sentence-similarity", "feature-extraction")
+PAIR_TASKS = ("sentence-similarity", "feature-extraction")
+"""Tasks that are judged by the cosine of two sentences."""
 
 ANSWERS = frozenset({"label", "tags", "answers", "score"})
 """Our columns that hold what is to be predicted."""
@@ -49,6 +50,17 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fill-mask": (("text",), ("label",)),
 }
 """Task → our columns that must be there, and those that may be."""
+
+
+EXAMPLES = {
+    "text-classification": '{"text": "a charming film", "label": "positive"}',
+    "token-classification": '{"tokens": ["Ada", "ran"], "tags": ["B-PER", "O"]}',
+    "question-answering": '{"question": "Who ran?", "context": "Ada ran.", "answers": ["Ada"]}',
+    "sentence-similarity": '{"text": "a lamp", "text_pair": "a light", "score": 0.8}',
+    "feature-extraction": '{"text": "a lamp", "text_pair": "a light", "score": 0.8}',
+    "fill-mask": '{"text": "Graz is a city."}',
+}
+"""Task → a row that can be judged on."""
 
 
 def columns_of(task: str, *, labeled: bool = True) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -66,7 +78,7 @@ def columns_of(task: str, *, labeled: bool = True) -> tuple[tuple[str, ...], tup
     required, optional = COLUMNS[task]
     if labeled:
         return required, optional
-    free = ("text_pair",) if task in _PAIR_TASKS else ()  # one sentence is enough where nothing is compared
+    free = ("text_pair",) if task in PAIR_TASKS else ()  # one sentence is enough where nothing is compared
     given = tuple(name for name in required if name not in ANSWERS and name not in free)
     return given, (*free, *(name for name in optional if name not in ANSWERS))
 
@@ -101,9 +113,8 @@ def find_columns(
             theirs = _only(ours, [name for name in ALIASES[ours] if name in free], found, where=where)
             if theirs is not None:
                 chosen[ours] = theirs
-    for ours in required:
-        if ours not in chosen:
-            raise _missing(ours, found, where=where)
+    if missing := [ours for ours in required if ours not in chosen]:
+        raise _missing(missing, found, [name for name in found if name not in chosen.values()], task, where=where)
     return {ours: chosen[ours] for ours in (*required, *optional) if ours in chosen}
 
 
@@ -165,12 +176,17 @@ def _ambiguous(ours: str, candidates: Sequence[str], found: Sequence[str], *, wh
     )
 
 
-def _missing(ours: str, found: Sequence[str], *, where: str) -> UsageError:
+def _missing(missing: Sequence[str], found: Sequence[str], free: Sequence[str], task: str, *, where: str) -> UsageError:
+    """Say what is there, and what to type: columns that are there, or a row with those that are not."""
+    ours = missing[0]
     known = ALIASES.get(ours) or (SINGLES if ours == "text" else sorted({second for _, second in PAIRS}))
-    example = {"text": "sentence", "text_pair": "sentence2"}.get(ours, found[-1] if found else ours)
+    if "text_pair" in missing and ours == "text":
+        known = tuple(" + ".join(pair) for pair in PAIRS)
+    options = " ".join(f"--column {name}={theirs}" for name, theirs in zip(missing, free, strict=False))
+    enough = len(free) >= len(missing)
     return UsageError(
-        f"no column for '{ours}' was found",
+        f"no column for {' and '.join(map(repr, missing))} was found",
         where=where,
-        why=f"columns found: {', '.join(found)}; looked for: {', '.join(known)}",
-        hint=f"name it: --column {ours}={example}",
+        why=f"columns found: {', '.join(found)}; looked for {ours}: {', '.join(known)}",
+        hint=f"name it: {options}" if enough else f"a row needs every column: {EXAMPLES[task]}",
     )

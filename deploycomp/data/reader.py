@@ -11,7 +11,7 @@ from deploycomp.data.labels import label_mapper, number, unlabeled
 from deploycomp.data.sources import Table
 from deploycomp.errors import InputRefused
 
-__all__ = ["MASK", "SEED", "Reader"]
+__all__ = ["MASK", "MASKS", "SEED", "Reader"]
 
 MASK = "[MASK]"
 """How rows write a masked token; a model's own mask token takes its place when the row is run."""
@@ -22,7 +22,8 @@ SEED = 20_261_120
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 """transformers' names for the kinds of text classification."""
 
-_MASKS = re.compile(r"\[MASK\]|<mask>|<MASK>")
+MASKS = re.compile(r"\[MASK\]|<mask>|<MASK>")
+"""How data writes a masked token."""
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _WORD_PREFIXES = ("", "Ġ", "▁")
 """What a vocabulary writes before a token that starts a word: WordPiece, byte-level BPE, SentencePiece."""
@@ -48,9 +49,9 @@ class Reader:
     def read_inputs(self, task: str) -> list[dict[str, Any]]:
         """Return the rows of a task without what is to be predicted."""
         if task == "token-classification":
-            return self._zip({"tokens": [self._words(index) for index in range(self.size)]})
+            return self._zip({"tokens": self._tokens()})
         if task == "question-answering":
-            return self._zip({name: self._strings(name) for name in ("question", "context")})
+            return self._zip(self._questions())
         return self._zip(self._texts())
 
     def read(self, task: str) -> list[dict[str, Any]]:
@@ -60,8 +61,7 @@ class Reader:
         if task == "token-classification":
             return self._tagged()
         if task == "question-answering":
-            texts = {name: self._strings(name) for name in ("question", "context")}
-            return self._zip({**texts, "answers": self._answers()})
+            return self._zip({**self._questions(), "answers": self._answers()})
         if task == "fill-mask":
             return self._masked()
         return self._zip({**self._texts(), "score": self._numbers("score")})
@@ -86,7 +86,32 @@ class Reader:
     # texts
 
     def _texts(self) -> dict[str, list[str]]:
-        return {name: self._strings(name) for name in ("text", "text_pair") if name in self.values}
+        texts = {name: self._strings(name) for name in ("text", "text_pair") if name in self.values}
+        self._refuse_blank([text for column in texts.values() for text in column], *texts)
+        return texts
+
+    def _questions(self) -> dict[str, list[str]]:
+        texts = {name: self._strings(name) for name in ("question", "context")}
+        for name, column in texts.items():
+            self._refuse_blank(column, name)
+        return texts
+
+    def _tokens(self) -> list[list[str]]:
+        words = [self._words(index) for index in range(self.size)]
+        self._refuse_blank([word for row in words for word in row], "tokens")
+        return words
+
+    def _refuse_blank(self, texts: Sequence[str], *names: str) -> None:
+        """Nothing can be learned from, or judged on, rows that all say nothing."""
+        if any(text.strip() for text in texts):
+            return
+        columns = " and ".join(f"'{self.chosen[name]}'" for name in names)
+        raise InputRefused(
+            f"not one of {self.size:,} rows has a text",
+            where=self.table.name,
+            why=f"column {columns} holds nothing but white space",
+            hint=f"name the column of the texts: --column {names[0]}=…",
+        )
 
     def _strings(self, name: str) -> list[str]:
         return [self._string(index, name, value) for index, value in enumerate(self.values[name])]
@@ -182,7 +207,7 @@ class Reader:
 
     def _tagged(self) -> list[dict[str, Any]]:
         tags = self.values["tags"]
-        tokens = [self._words(index) for index in range(self.size)]
+        tokens = self._tokens()
         for index, (words, marks) in enumerate(zip(tokens, tags, strict=True)):
             if not isinstance(marks, list):
                 raise self._unlabeled(index, marks)
@@ -207,23 +232,28 @@ class Reader:
                 texts = [text.get("text") if isinstance(text, dict) else text for text in texts]
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
                 raise self._refuse(index, "the answers are not texts", why='expected {"text": […]} or a list of texts')
-            answers.append(texts)
+            answers.append([text for text in texts if text.strip()])
         if not any(answers):
-            raise self._unlabeled(0, [])
+            raise self._refuse(
+                0,
+                "not one row has an answer",
+                why="rows without one are unanswerable questions, and all of them together an unlabeled split",
+                hint="choose a labeled split: --split validation",
+            )
         return answers
 
     def _masked(self) -> list[dict[str, Any]]:
         """Rows with a mask of their own, or plain text with one word masked; text without a word is left out."""
         rows: list[dict[str, Any]] = []
         for index, text in enumerate(self._strings("text")):
-            masks = _MASKS.findall(text)
+            masks = MASKS.findall(text)
             if len(masks) > 1:
                 raise self._refuse(index, f"the row has {len(masks)} masks", why="exactly one is judged")
             if masks:
                 label = self.values["label"][index] if "label" in self.values else None
                 if label is None or not str(label).strip():
                     raise self._unlabeled(index, label)
-                rows.append({"text": _MASKS.sub(MASK, text), "label": str(label).strip()})
+                rows.append({"text": MASKS.sub(MASK, text), "label": str(label).strip()})
             elif (word := self._word(index, text)) is not None:
                 rows.append({"text": text[: word.start()] + MASK + text[word.end() :], "label": word.group()})
         if not rows:

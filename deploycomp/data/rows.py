@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,20 @@ class Rows:
     def column(self, name: str) -> list[Any]:
         """One column of every row."""
         return [row[name] for row in self.rows]
+
+    def take(self, places: Iterable[int]) -> Rows:
+        """Some of the rows, in the order of *places*, with a digest of their own."""
+        rows = [self.rows[place] for place in places]
+        return Rows.of(
+            rows,
+            task=self.task,
+            name=self.name,
+            split=self.split,
+            columns=self.columns,
+            labels=self.labels,
+            problem_type=self.problem_type,
+            available=self.available,
+        )
 
     @staticmethod
     def of(

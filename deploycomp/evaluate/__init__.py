@@ -11,7 +11,7 @@ from deploycomp.evaluate.evaluation import check_evaluation, evaluate_candidates
 from deploycomp.evaluate.judge import agreement, agreement_of_rows, check_drop, check_resolvable, compare, score
 from deploycomp.evaluate.labels import check_labels
 from deploycomp.evaluate.metrics import main_metric
-from deploycomp.evaluate.predictions import Predictions, inputs_of, predict
+from deploycomp.evaluate.predictions import Predictions, inputs_of, null_threshold, predict
 from deploycomp.evaluate.statistics import Drop, Interval
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "evaluate_candidates",
     "inputs_of",
     "main_metric",
+    "null_threshold",
     "predict",
     "score",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploycomp.evaluate.judge import agreement, agreement_of_rows, check_drop, check_resolvable, compare, score
 from deploycomp.evaluate.labels import check_labels
-from deploycomp.evaluate.predictions import Predictions, RowsLike, predict
+from deploycomp.evaluate.predictions import Predictions, RowsLike, null_threshold, predict
 from deploycomp.evaluate.statistics import Drop
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def evaluate_candidates(
     batch_size: int = 16,
     max_drop: float | None = None,
     alone: Collection[str] = (),
+    null_score_diff_threshold: float | None = None,
     progress: Progress | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -40,6 +41,8 @@ def evaluate_candidates(
         max_drop: The goal, see `check_drop` for the rule; recorded.
         alone: Candidates that also answer one row at a time: ranges of dynamic INT8 span a batch with its padding, so
             an answer may depend on batch mates.
+        null_score_diff_threshold: From which score on nothing is the answer to a question; None lets the rows decide,
+            see `null_threshold`; recorded.
         progress: Told (message, fraction 0..1).
         warn: Told a sentence for the report's warnings.
 
@@ -54,11 +57,14 @@ def evaluate_candidates(
     """
     if max_drop is not None:
         check_resolvable(max_drop, len(rows), where=rows.name)
+    threshold = null_threshold(rows, null_score_diff_threshold)
     answers: dict[str, Predictions] = {}
     runs = len(predictors) + len(alone)
     for index, (name, predictor) in enumerate(_source_first(predictors)):
         part = _part(progress, f"evaluate {name}", index, runs)
-        answers[name] = predict(predictor, rows, batch_size=batch_size, progress=part)
+        answers[name] = predict(
+            predictor, rows, batch_size=batch_size, null_score_diff_threshold=threshold, progress=part
+        )
         if index == 0 and (warning := check_labels(rows, answers[name])):
             (warn or _ignore)(warning)
     if cut := max(answer.truncated for answer in answers.values()):
@@ -79,12 +85,13 @@ def evaluate_candidates(
         "agreement": {name: agreement(source, answer).as_dict() for name, answer in others.items() if source},
         "drop": {name: compare(rows, source, answer).as_dict() for name, answer in others.items() if source},
         "max_drop": max_drop,
+        "null_score_diff_threshold": threshold,
         "alone": {},
     }
     check_evaluation(evaluation)
     for index, name in enumerate(alone, start=len(predictors)):
         part = _part(progress, f"evaluate {name} row by row", index, runs)
-        single = predict(predictors[name], rows, batch_size=1, progress=part)
+        single = predict(predictors[name], rows, batch_size=1, null_score_diff_threshold=threshold, progress=part)
         evaluation["alone"][name] = _beside(rows, single, answers[name], batch_size)
     return evaluation
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -52,6 +52,17 @@ _FUNCTIONS = {"sigmoid": "sigmoid", "identity": "none"}
 Progress = Callable[[str, float], None]
 
 
+class Asked(NamedTuple):
+    """How a library is asked; see `Predictor.answer`."""
+
+    batch_size: int
+    top_k: int | None
+    null_score_diff_threshold: float | None
+
+
+Ask = Callable[[list[Any], Asked], list[Any]]
+
+
 class LibraryModel(Protocol):
     """What evaluation reads of a model, whoever stands behind it: a `Library` or a `Predictor`."""
 
@@ -71,7 +82,13 @@ class LibraryModel(Protocol):
         ...
 
     def answer(
-        self, inputs: Sequence[Any], *, batch_size: int = ..., top_k: int | None = ..., progress: Progress | None = ...
+        self,
+        inputs: Sequence[Any],
+        *,
+        batch_size: int = ...,
+        top_k: int | None = ...,
+        null_score_diff_threshold: float | None = ...,
+        progress: Progress | None = ...,
     ) -> Answered:
         """Answer many inputs, see `Predictor.answer`."""
         ...
@@ -88,7 +105,7 @@ class Library:
         task: What it does.
         runtime: What the checkpoint says of itself; only names are read here (task, labels, the kind of problem).
         tokenizer: transformers' tokenizer as it loads itself.
-        ask: (inputs, rows in a batch, top_k) → the library's answers, in their order.
+        ask: (inputs, how) → the library's answers, in their order.
         encode: Input → the token ids of each of its rows.
     """
 
@@ -97,7 +114,7 @@ class Library:
         task: str,
         runtime: Mapping[str, Any],
         tokenizer: Any,
-        ask: Callable[[list[Any], int, int | None], list[Any]],
+        ask: Ask,
         encode: Callable[[Any], list[list[int]]],
     ):
         self.task = task
@@ -118,6 +135,7 @@ class Library:
         *,
         batch_size: int = 16,
         top_k: int | None = None,
+        null_score_diff_threshold: float | None = None,
         progress: Progress | None = None,
     ) -> Answered:
         """Answer many inputs as the library does, see `Predictor.answer`.
@@ -127,11 +145,12 @@ class Library:
         """
         if self.tokenizer.padding_side != "right":
             batch_size = 1
+        how = Asked(batch_size, top_k, null_score_diff_threshold)
         order = sorted(range(len(inputs)), key=lambda index: -_length(inputs[index]))
         found: dict[int, Any] = {}
         for start in range(0, len(order), CHUNK):
             part = order[start : start + CHUNK]
-            found.update(zip(part, self._ask([inputs[each] for each in part], batch_size, top_k), strict=True))
+            found.update(zip(part, self._ask([inputs[each] for each in part], how), strict=True))
             if progress:
                 progress("predict", len(found) / len(order))
         labels = tuple(self.runtime.get("labels") or ())
@@ -205,19 +224,21 @@ def _pipeline(
     pipe: Any = pipeline(_PIPELINES[task], model=module, tokenizer=tokenizer, device="cpu")  # type: ignore[call-overload]
     cut = {"truncation": True, "max_length": limit}
     over = {"function_to_apply": _FUNCTIONS[runtime["activation"]]} if cross_encoder else {}
-    readers: dict[str, Callable[[list[Any], int, int | None], list[Any]]] = {
-        "text-classification": lambda inputs, size, _: [
-            _classified(each, runtime)
-            for each in pipe([_pair(item) for item in inputs], top_k=None, batch_size=size, **over, **cut)
-        ],
-        "feature-extraction": lambda inputs, _size, _: [
-            np.asarray(each[0], np.float32)
-            for each in pipe(inputs, return_tensors=True, batch_size=1, tokenize_kwargs=cut)
-        ],
-        "fill-mask": lambda inputs, _size, top_k: [
-            _filled(pipe(each, top_k=top_k or 5, tokenizer_kwargs=cut), tokenizer) for each in inputs
-        ],
-    }
+
+    def classify(inputs: list[Any], how: Asked) -> list[Any]:
+        pairs = [_pair(item) for item in inputs]
+        return [
+            _classified(each, runtime) for each in pipe(pairs, top_k=None, batch_size=how.batch_size, **over, **cut)
+        ]
+
+    def extract(inputs: list[Any], _how: Asked) -> list[Any]:
+        found = pipe(inputs, return_tensors=True, batch_size=1, tokenize_kwargs=cut)  # a batch would keep its padding
+        return [np.asarray(each[0], np.float32) for each in found]
+
+    def fill(inputs: list[Any], how: Asked) -> list[Any]:
+        return [_filled(pipe(each, top_k=how.top_k or 5, tokenizer_kwargs=cut), tokenizer) for each in inputs]
+
+    readers: dict[str, Ask] = {"text-classification": classify, "feature-extraction": extract, "fill-mask": fill}
     return Library(task, runtime, tokenizer, readers[task], lambda item: [_ids(tokenizer, item, limit)])
 
 
@@ -279,7 +300,7 @@ def _tags(tokenizer: Any, module: Any, runtime: Mapping[str, Any], limit: int) -
     def ids(item: Any) -> list[list[int]]:
         return [encode(item if isinstance(item, str) else list(item))["input_ids"][0].tolist()]
 
-    return Library("token-classification", runtime, tokenizer, lambda inputs, _size, _: [tag(e) for e in inputs], ids)
+    return Library("token-classification", runtime, tokenizer, lambda inputs, _: [tag(each) for each in inputs], ids)
 
 
 def _outputs(module: Any, encoded: Any, *names: str) -> list[np.ndarray]:
@@ -309,20 +330,21 @@ def _questions(tokenizer: Any, module: Any, runtime: Mapping[str, Any], limit: i
             return_offsets_mapping=True,
         )
 
-    def ask(item: Any, top_k: int | None) -> Any:
+    def ask(item: Any, how: Asked) -> Any:
         encoded = encode(item)
         names = [name for name in tokenizer.model_input_names if name in encoded]
         windows = [
             answers.Window(start, end, encoded["offset_mapping"][index], encoded.sequence_ids(index))
             for index, (start, end) in enumerate(_windows(module, encoded, names))
         ]
-        return answers.best_spans(item[1], windows, top_k=top_k or 1)
+        threshold = how.null_score_diff_threshold
+        return answers.best_spans(item[1], windows, top_k=how.top_k or 1, null_score_diff_threshold=threshold)
 
     return Library(
         "question-answering",
         runtime,
         tokenizer,
-        lambda inputs, _size, top_k: [ask(each, top_k) for each in inputs],
+        lambda inputs, how: [ask(each, how) for each in inputs],
         lambda item: encode(item)["input_ids"],
     )
 
@@ -348,8 +370,8 @@ def _sentences(folder: Path, runtime: Mapping[str, Any], module: Any) -> Library
     model.max_seq_length = min(int(model.max_seq_length), int(runtime["max_length"]))
     prompt = model.prompts.get(model.default_prompt_name) if model.default_prompt_name else None
 
-    def ask(inputs: list[Any], size: int, _top_k: int | None) -> list[Any]:
-        return list(np.asarray(model.encode(inputs, batch_size=size, show_progress_bar=False), np.float32))
+    def ask(inputs: list[Any], how: Asked) -> list[Any]:
+        return list(np.asarray(model.encode(inputs, batch_size=how.batch_size, show_progress_bar=False), np.float32))
 
     def ids(item: Any) -> list[list[int]]:
         return [model.preprocess([item], prompt=prompt)["input_ids"][0].tolist()]
@@ -388,8 +410,8 @@ def _cross(folder: Path, runtime: Mapping[str, Any]) -> Library:
     limit = min(int(model.tokenizer.model_max_length), int(runtime["max_length"]))
     model.tokenizer.model_max_length = limit
 
-    def ask(inputs: list[Any], size: int, _top_k: int | None) -> list[Any]:
-        scores = np.asarray(model.predict(inputs, batch_size=size, show_progress_bar=False), np.float64)
+    def ask(inputs: list[Any], how: Asked) -> list[Any]:
+        scores = np.asarray(model.predict(inputs, batch_size=how.batch_size, show_progress_bar=False), np.float64)
         return [float(each) for each in scores.reshape(len(inputs))]
 
     tokenizer = model.tokenizer

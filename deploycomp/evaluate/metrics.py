@@ -207,12 +207,22 @@ def _entities(tags: Sequence[str]) -> set[Any]:
 
 
 def _answer(rows: RowsLike, predictions: Predictions) -> list[Metric]:
+    """As SQuAD's official script (version 2): the right answer to an unanswerable question is the empty one."""
     exact, overlap = [], []
     for answers, found in zip(rows.column("answers"), predictions.values, strict=True):
         golds = [answer for answer in answers if squad_normalize(answer)] or [""]
         exact.append(any(squad_normalize(gold) == squad_normalize(found) for gold in golds))
         overlap.append(max(squad_f1(gold, found) for gold in golds))
-    return [Metric("f1", statistics.mean(overlap)), _share("exact_match", exact)]
+    metrics = [Metric("f1", statistics.mean(overlap)), _share("exact_match", exact)]
+    answerable = np.array([bool(answers) for answers in rows.column("answers")])
+    if answerable.all():
+        return metrics
+    return [
+        *metrics,
+        Metric("has_answer_f1", statistics.ratio(overlap * answerable, answerable)),
+        Metric("has_answer_exact_match", statistics.ratio(exact * answerable, answerable)),
+        Metric("no_answer_accuracy", statistics.ratio(exact * ~answerable, ~answerable)),
+    ]
 
 
 def _token(rows: RowsLike, predictions: Predictions) -> list[Metric]:

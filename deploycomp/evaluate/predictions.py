@@ -13,7 +13,7 @@ from deploycomp.errors import InputRefused, UsageError, VerificationFailed
 if TYPE_CHECKING:
     from deploycomp.evaluate.library import LibraryModel
 
-__all__ = ["Kind", "Predictions", "RowsLike", "inputs_of", "kind_of", "predict"]
+__all__ = ["Kind", "Predictions", "RowsLike", "inputs_of", "kind_of", "null_threshold", "predict"]
 
 Kind = Literal["label", "labels", "value", "tags", "answer", "similarity", "token"]
 """How answers are judged: one label, a set of labels, a number, a tag a word, a text, a cosine, a masked token."""
@@ -116,8 +116,41 @@ def kind_of(task: str, problem_type: str | None) -> Kind:
     return _PROBLEMS.get(problem_type, "label") if task == "text-classification" else _KINDS[task]
 
 
+NO_ANSWER = 0.0
+"""`null_score_diff_threshold` of BERT's run_squad.py and of the SQuAD 2 script: the likelier of span and nothing."""
+
+
+def null_threshold(rows: RowsLike, asked: float | None = None) -> float | None:
+    """Return from which score on nothing is the answer, None where every question is answered by a span.
+
+    No checkpoint says whether it was trained to abstain, the rows do: only where some are unanswerable may answers be
+    empty, so that a model of SQuAD 1.1 is judged on SQuAD 1.1 as ever.
+
+    Args:
+        rows: The rows with what is right.
+        asked: The threshold that was asked for; it holds whatever the rows are.
+
+    Raises:
+        UsageError: One was asked for, and the task is no question answering.
+    """
+    if rows.task != "question-answering":
+        if asked is None:
+            return None
+        raise UsageError(
+            "null_score_diff_threshold is for question answering", where=rows.name, why=f"the task is {rows.task}"
+        )
+    if asked is not None:
+        return asked
+    return None if all(rows.column("answers")) else NO_ANSWER
+
+
 def predict(
-    predictor: LibraryModel, rows: RowsLike, *, batch_size: int = 16, progress: Progress | None = None
+    predictor: LibraryModel,
+    rows: RowsLike,
+    *,
+    batch_size: int = 16,
+    null_score_diff_threshold: float | None = None,
+    progress: Progress | None = None,
 ) -> Predictions:
     """Run every row through a model.
 
@@ -125,6 +158,7 @@ def predict(
         predictor: The model with its pre- and post-processing.
         rows: What to run.
         batch_size: Rows at once.
+        null_score_diff_threshold: See `null_threshold`, which decides where this is None.
         progress: Told (message, fraction 0..1).
 
     Returns:
@@ -138,6 +172,8 @@ def predict(
     kind = kind_of(rows.task, rows.problem_type)
     _check_match(predictor, rows, kind)
     inputs = inputs_of(rows, predictor)
+    options: dict[str, Any] = {"top_k": _TOP_K.get(kind)}
+    options["null_score_diff_threshold"] = null_threshold(rows, null_score_diff_threshold)
     values: list[Any] = []
     labels: tuple[str, ...] = ()
     truncated = 0
@@ -146,8 +182,8 @@ def predict(
         found = predictor.answer(
             part,
             batch_size=batch_size,
-            top_k=_TOP_K.get(kind),
             progress=_part(progress, start, len(part), len(inputs)),
+            **options,
         )
         truncated += found.truncated
         labels = labels or (found.labels if kind in ("label", "labels", "tags") else ())

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploycomp.report import format as fmt
-from deploycomp.report.cuts import COMPRESSION_WORDS, matrix_lines, unit_lines
+from deploycomp.report.cuts import COMPRESSION_WORDS, calibration_warnings, matrix_lines, unit_lines
 from deploycomp.report.terminal import evaluation_lines
+from deploycomp.report.text import shorten
 
 __all__ = ["compression_lines"]
 
@@ -21,4 +22,4 @@ def compression_lines(report: Mapping[str, Any]) -> list[str]:
         lines += unit_lines(step["facts"].get("units", {})) + matrix_lines(step["facts"].get("matrices", {}))
     if report["evaluation"] is not None:
         lines += evaluation_lines(report["evaluation"])
-    return lines
+    return lines + [f"warning: {shorten(each, 400)}" for each in calibration_warnings(report["steps"])]

@@ -8,7 +8,7 @@ from typing import Any
 from deploycomp.report import format as fmt
 from deploycomp.report.text import shorten
 
-__all__ = ["COMPRESSION_WORDS", "matrix_form", "matrix_lines", "unit_lines", "units_left"]
+__all__ = ["COMPRESSION_WORDS", "calibration_warnings", "matrix_form", "matrix_lines", "unit_lines", "units_left"]
 
 BAR = 16
 """Letters of a full bar."""
@@ -92,6 +92,8 @@ def _drop_layers(facts: Mapping[str, Any]) -> Iterator[str]:
 def _vocabulary(facts: Mapping[str, Any]) -> Iterator[str]:
     pieces, held_out = facts["pieces"], facts["held_out"]
     yield f"{pieces['after']:,} of {pieces['before']:,} pieces stay: those that {shorten(facts['corpus'])} needs"
+    if facts["left_out"]:
+        yield f"left out of it, because they are judged on: {fmt.plural(facts['left_out'], 'row')}"
     if held_out["rows"]:
         share = fmt.percent(held_out["changed"] / held_out["rows"], 1)
         yield f"{held_out['changed']} of {held_out['rows']} judged rows ({share}) are cut into other pieces"
@@ -131,3 +133,9 @@ COMPRESSION_WORDS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = 
     "factorize": _factorize,
 }
 """Name of a step → what its facts say."""
+
+
+def calibration_warnings(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is said aloud about the rows that the steps learned from, each sentence once."""
+    facts = [step["facts"].get("calibration") or {} for step in steps]
+    return list(dict.fromkeys(sentence for each in facts for sentence in each.get("warnings", ())))

@@ -19,13 +19,13 @@ from deploycomp.report.view import (
     Table,
     candidates,
     facts_of,
-    gain,
     label,
     latency,
     peak_bytes,
     read_table,
     shapes,
     size_bytes,
+    speed,
 )
 from deploycomp.report.words import (
     NOT_EVALUATED,
@@ -183,10 +183,10 @@ def _latency_card(report: Report) -> dict[str, Any]:
     before, after = (latency(report, name, shape) if shape else None for name in ("source", "artifact"))
     if shape is None or before is None or after is None:
         return _card("Latency", fmt.DASH, "not measured")
-    value = gain(report, "source", "artifact", shape)
+    found = speed(report, "artifact", shape)
     times = f"{fmt.milliseconds(before['p50_ms'])} → {fmt.milliseconds(after['p50_ms'])}"
     where = f"at {shape_words(report, shape)}"
-    return _card("Latency", fmt.faster(value), times, where, bad=value is not None and value < 1)
+    return _card("Latency", found.words, times, where, bad=found.slower)
 
 
 def _quality_cards(report: Report) -> list[dict[str, Any]]:

@@ -35,11 +35,11 @@ from deploycomp.report.view import (
     block_range,
     candidates,
     facts_of,
-    gain,
     label,
     latency,
     shapes,
     size_bytes,
+    speed,
     table_shapes,
 )
 
@@ -140,8 +140,7 @@ def _latency_bars(report: Report, shape: Shape, y: float) -> list[Bar]:
 
 
 def _latency_words(report: Report, name: str, shape: Shape, p50: float) -> str:
-    value = None if name == "source" else gain(report, "source", name, shape)
-    return fmt.milliseconds(p50) + (f" · {fmt.faster(value)}" if value is not None else "")
+    return fmt.milliseconds(p50) + ("" if name == "source" else f" · {speed(report, name, shape).words}")
 
 
 def _quality(report: Report) -> Plot | None:

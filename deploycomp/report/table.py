@@ -58,6 +58,7 @@ def table_notes(report: Report) -> list[str]:
     """Explain what the table's numbers mean, one sentence an item."""
     at = table_shapes(report)
     notes = ["× is against PyTorch: above 1 is smaller" + (", faster or less memory." if at else ".")]
+    notes += ["Of speed it is the end of the 95 % interval that is worst."] if at else []
     if at:
         threads = f"{at[0].threads} thread{'s' if at[0].threads > 1 else ''}"
         notes.append(f"Latency is the median at rows × tokens, {threads}.")

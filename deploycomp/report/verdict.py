@@ -14,6 +14,7 @@ from deploycomp.report.choices import (
     saturates,
     tuned_graphs,
 )
+from deploycomp.report.cuts import calibration_warnings
 from deploycomp.report.text import shorten
 from deploycomp.report.view import (
     Report,
@@ -21,12 +22,12 @@ from deploycomp.report.view import (
     block_range,
     candidates,
     facts_of,
-    gain,
     label,
     latency,
     peak_bytes,
     shapes,
     size_bytes,
+    speed,
 )
 from deploycomp.report.words import batch_words
 
@@ -65,7 +66,7 @@ def build_verdict(report: Report) -> dict[str, Any]:
     Returns:
         `headline`, one sentence, and `warnings`, a list of sentences.
     """
-    rooms = (_slower, _quality, _batch_mates, _choices, _coverage, _footprint, _noise)
+    rooms = (_slower, _quality, _batch_mates, _calibration, _choices, _coverage, _footprint, _noise)
     warnings = [sentence for room in rooms for sentence in room(report)]
     return {"headline": headline(report), "warnings": warnings}
 
@@ -74,17 +75,19 @@ def headline(report: Report) -> str:
     """Say in one sentence how much smaller, faster and different the artifact is than the source."""
     source, size = size_bytes(report, "source"), size_bytes(report, "artifact")
     parts = [fmt.smaller(source / size) if size else "size unknown"]
-    shape = headline_shape(report)
-    value = gain(report, "source", "artifact", shape) if shape else None
-    if shape and value is not None:
-        words = fmt.faster(value)
-        joint = "as" if words == "same speed" else "than"
-        parts.append(f"{words} {joint} PyTorch at {shape_words(report, shape)}")
-    else:
-        parts.append("latency not measured")
+    parts.append(_speed_words(report))
     parts.append(_quality_words(report))
     sentence = ", ".join(parts)
     return sentence[:1].upper() + sentence[1:]
+
+
+def _speed_words(report: Report) -> str:
+    shape = headline_shape(report)
+    if shape is None:
+        return "latency not measured"
+    found = speed(report, "artifact", shape)
+    at = f"PyTorch at {shape_words(report, shape)}"
+    return f"{found.words} {found.joint} {at}" if found.joint else f"speed beside {at}: {found.words}"
 
 
 def headline_shape(report: Report) -> Shape | None:
@@ -195,6 +198,11 @@ def _batch_mates(report: Report) -> Iterator[str]:
     found = ((report.get("evaluation") or {}).get("alone") or {}).get("artifact")
     if found and found["agreement"]["value"] < SAME_ALONE and (words := batch_words(report)):
         yield (f"Answers depend on batch mates: {words}. Ranges from --calibration DATA are the same for every batch.")
+
+
+def _calibration(report: Report) -> Iterator[str]:
+    """Rows that are poor ones to learn from."""
+    yield from calibration_warnings(report["steps"])
 
 
 def _choices(report: Report) -> Iterator[str]:

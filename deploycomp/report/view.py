@@ -18,17 +18,18 @@ __all__ = [
     "Column",
     "Report",
     "Shape",
+    "Speed",
     "Table",
     "block_range",
     "candidates",
     "facts_of",
-    "gain",
     "label",
     "latency",
     "peak_bytes",
     "read_table",
     "shapes",
     "size_bytes",
+    "speed",
     "table_shapes",
 ]
 
@@ -57,15 +58,34 @@ class Shape:
         return f"{self.short}, {fmt.plural(self.threads, 'thread')}" if threads else self.short
 
 
+UNSTEADY = 1.0
+"""Blocks of one cell that lie further apart than their median: what was measured there is the machine's other work."""
+
+WIDE = 2.0
+"""An interval around 1 whose ends are further apart than this factor does not even say that two are alike."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A candidate's speed beside PyTorch's, in words: `at least 2.4× faster`."""
+
+    words: str
+    brief: str
+    """The same for narrow tables: `≥2.4×`."""
+    joint: str = ""
+    """What leads on to PyTorch: `than`; empty where the words compare nothing."""
+    slower: bool = False
+
+
 @dataclass(frozen=True)
 class Cell:
     """One field of the table: the number, and what stands under it."""
 
     main: str
     note: str = ""
-    """In full words: `2.4× faster`, a confidence interval."""
+    """In full words: `at least 2.4× faster`, a confidence interval."""
     brief: str = ""
-    """The same for narrow tables: `2.4×`."""
+    """The same for narrow tables: `≥2.4×`."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +161,38 @@ def block_range(cell: Mapping[str, Any]) -> tuple[float, float]:
     return min(blocks), max(blocks)
 
 
-def gain(report: Report, reference: str, name: str, shape: Shape) -> float | None:
-    """Return how many times faster *name* is than *reference* at a shape: the ratio of their shown medians."""
-    before, after = latency(report, reference, shape), latency(report, name, shape)
-    return before["p50_ms"] / after["p50_ms"] if before and after and after["p50_ms"] else None
+def speed(report: Report, name: str, shape: Shape) -> Speed:
+    """Say how fast a candidate is beside PyTorch at a shape: by the end of the ratio's interval that is worst for it.
+
+    The middle of an interval is a number that half of all repetitions would not reach.
+
+    Args:
+        report: The report.
+        name: `fp32` or `artifact`.
+        shape: Where both were measured.
+    """
+    benchmark = report.get("benchmark") or {}
+    entries = benchmark.get("ratios", {}).get("source", ()) if name == "artifact" else benchmark.get("fp32_ratios", ())
+    at = {"threads": shape.threads, "batch_size": shape.batch_size, "sequence_length": shape.sequence_length}
+    low, high = next(((each["low"], each["high"]) for each in entries if each["cell"] == at), (None, None))
+    steady = all(_steady(latency(report, each, shape)) for each in ("source", name))
+    if low is None or high is None or not steady or (low <= 1 <= high and high > WIDE * low):
+        return Speed("not measurable here", fmt.DASH)
+    bound = fmt.ratio(1 / high)
+    words, slower = fmt.faster(1 / high), low > 1
+    if low <= 1 <= high:
+        return Speed("no clear difference", f"≥{bound}")
+    if words == fmt.faster(1):
+        return Speed(words, f"≥{bound}", "as")
+    return Speed(f"{'up to' if slower else 'at least'} {words}", f"≥{bound}", "than", slower=slower)
+
+
+def _steady(cell: Mapping[str, Any] | None) -> bool:
+    """Whether the blocks of a cell tell one time."""
+    if cell is None or not cell["p50_ms"]:
+        return False
+    low, high = block_range(cell)
+    return high - low <= UNSTEADY * cell["p50_ms"]
 
 
 def facts_of(report: Report, step: str) -> dict[str, Any]:
@@ -190,8 +238,8 @@ def _latency(report: Report, name: str, shape: Shape) -> Cell:
         return Cell(fmt.DASH)
     if name == "source":
         return Cell(fmt.milliseconds(cell["p50_ms"]))
-    value = gain(report, "source", name, shape)
-    return Cell(fmt.milliseconds(cell["p50_ms"]), fmt.faster(value), fmt.ratio(value))
+    found = speed(report, name, shape)
+    return Cell(fmt.milliseconds(cell["p50_ms"]), found.words, found.brief)
 
 
 def _memory(report: Report, name: str) -> Cell:

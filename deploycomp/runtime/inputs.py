@@ -1,13 +1,15 @@
-"""What each task takes, and a refusal with an example for everything else."""
+"""What each task takes, and a refusal with an example for everything else; options that are no such number."""
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deploycomp.errors import UsageError
 
-__all__ = ["EXAMPLES", "check_inputs", "has_words"]
+__all__ = ["EXAMPLES", "check_count", "check_inputs", "check_number", "has_words"]
 
 EXAMPLES = {
     "text-classification": 'predictor(["a text", "another"]) or predictor([("a text", "its pair")])',
@@ -50,6 +52,40 @@ def check_inputs(task: str, inputs: Any) -> tuple[list[Any], bool]:
     if task == "token-classification" and len({isinstance(item, str) for item in items}) > 1:
         raise _refusal(task, "a mixture of both", where=None)
     return [item if isinstance(item, str) or _is_pair(item) else list(item) for item in items], single
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return an option that counts things, at least one of them.
+
+    Args:
+        name: The option, for the error.
+        value: What was given for it.
+
+    Raises:
+        UsageError: It is no whole number, or below one.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise UsageError(f"{name} is a whole number of at least one, not {value!r}", where=name, hint=f"{name}=1")
+    return int(value)
+
+
+def check_number(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return an option that is a number between two bounds, which it may reach.
+
+    Args:
+        name: The option, for the error.
+        value: What was given for it.
+        low: The lower bound.
+        high: The upper bound.
+
+    Raises:
+        UsageError: It is no number, not finite, or out of bounds.
+    """
+    found = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(found) or not low <= found <= high:
+        between = f" from {low:g} to {high:g}" if math.isfinite(high - low) else ""
+        raise UsageError(f"{name} is a number{between}, not {value!r}", where=name)
+    return found
 
 
 def has_words(task: str, items: list[Any]) -> bool:

@@ -12,9 +12,10 @@ in FP32, and in INT8 with calibrated ranges, they do not.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from deploycomp.runtime.encode import (
     make_feeds,
 )
 from deploycomp.runtime.entities import Aggregation, Tokens, check_aggregation, entities
-from deploycomp.runtime.inputs import EXAMPLES, check_inputs, has_words
+from deploycomp.runtime.inputs import EXAMPLES, check_count, check_inputs, check_number, has_words
 from deploycomp.runtime.raw import OUTPUTS, Raw, Row, run_rows
 from deploycomp.runtime.results import Answered, Span
 from deploycomp.runtime.session import Run, open_session, runner
@@ -52,12 +53,22 @@ LABELLED = ("text-classification", "token-classification")
 """Tasks whose outputs have a column a label."""
 
 
+class _Opened(NamedTuple):
+    """What a predictor was made of, enough to make it again."""
+
+    folder: str
+    digest: str
+    """Of the artifact's files: another artifact in the same place is not this predictor."""
+    options: dict[str, Any]
+    """Of `Predictor.load`."""
+
+
 class Predictor:
     """A model with its tokenizer, ready to answer.
 
     Args:
-        tokenizer: Its truncation and padding are set anew for every call, so share it between threads only
-            with a lock.
+        tokenizer: Its truncation and padding are set anew for every call. A predictor does that under a lock of its
+            own; two of them with one tokenizer need one around both.
         manifest: See `deploycomp.json`: `task`, `signature` and `runtime` are read.
         run: (feeds, names of outputs) → outputs.
         streams: Batches that may run at once; *run* is then called from as many threads.
@@ -67,8 +78,7 @@ class Predictor:
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, manifest: Mapping[str, Any], run: Run, *, streams: int = 1):
-        if streams < 1:
-            raise UsageError(f"a predictor needs at least one stream, not {streams}", where="streams")
+        streams = check_count("streams", streams)
         self.task: str = str(manifest.get("task"))
         if self.task not in OUTPUTS:
             known = ", ".join(OUTPUTS)
@@ -76,13 +86,29 @@ class Predictor:
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.truncated = 0
-        """Inputs of the last call that were cut to the maximum length."""
+        """Inputs of the last call that were cut to the maximum length; of several threads, of whichever came last."""
         self.runtime: Mapping[str, Any] = manifest.get("runtime") or {}
         self.settings = Settings.read(self.runtime)
         self._names = _input_names(manifest)
         self._continues: str | None = getattr(tokenizer.model, "continuing_subword_prefix", None)
         self._run = run
         self._streams = streams
+        self._tokenizing = threading.Lock()
+        self._opened: _Opened | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as a folder and options, and open it again on the other side; no weight is copied.
+
+        Raises:
+            UsageError: It was not made by `load`, so there is no folder to open.
+        """
+        if self._opened is None:
+            raise UsageError(
+                "this predictor cannot be sent to another process",
+                why="it was not made by Predictor.load, so there is no folder that could be opened there",
+                hint="Predictor.load(FOLDER)",
+            )
+        return _reopen, self._opened
 
     @staticmethod
     def load(
@@ -107,19 +133,28 @@ class Predictor:
             spinning: See `open_session`.
             verify: Check every byte against the manifest first.
 
+        A loaded predictor may be used by several threads. It can be pickled: it travels as its folder and these
+        options, and is opened again in the other process.
+
         Raises:
+            UsageError: *threads* or *streams* is no whole number of at least one.
             InputRefused: No artifact, one of another schema, a changed one (with *verify*), a broken model.
             EnvironmentFailed: A provider or a kernel is missing.
         """
+        streams = check_count("streams", streams)
+        every = default_threads() if threads is None else check_count("threads", threads)
         artifact = Artifact.open(Path(folder))
         if verify:
             artifact.verify()
         tokenizer = load_tokenizer(artifact.path / "tokenizer.json")
         config = (artifact.manifest.get("runtime") or {}).get("session")
         model = artifact.model
-        each = max(1, (threads or default_threads()) // max(1, streams))
+        each = max(1, every // streams)
         session = open_session(model, threads=each, providers=providers, spinning=spinning, config=config)
-        return Predictor(tokenizer, artifact.manifest, runner(session, model=model), streams=streams)
+        loaded = Predictor(tokenizer, artifact.manifest, runner(session, model=model), streams=streams)
+        options = {"threads": threads, "streams": streams, "providers": providers, "spinning": spinning}
+        loaded._opened = _Opened(str(artifact.path.absolute()), artifact.digest, {**options, "verify": verify})
+        return loaded
 
     def __call__(
         self,
@@ -131,6 +166,7 @@ class Predictor:
         max_answer_tokens: int = answers.MAX_ANSWER_TOKENS,
         aggregation: str = "simple",
         prompt_name: str | None = None,
+        null_score_diff_threshold: float | None = None,
         progress: Progress | None = None,
     ) -> Any:
         """Answer one input or many.
@@ -146,6 +182,8 @@ class Predictor:
                 max, as in transformers' pipeline.
             prompt_name: The prompt of the model that is put before every text (sentence-similarity); by default the
                 one that the model names as its default, where it does.
+            null_score_diff_threshold: For models trained on SQuAD 2: the answer is empty where the null answer's score
+                exceeds the best span's by more than this, 0 in the official scripts; None always gives a span.
             progress: Called with (message, fraction).
 
         Returns:
@@ -155,15 +193,15 @@ class Predictor:
             sentence-similarity one array [n, d].
 
         Raises:
-            UsageError: The task does not take such an input; the message has an example.
+            UsageError: The task does not take such an input; the message has an example. Or an option is no such
+                number.
             VerificationFailed: The model returned NaN.
         """
         grouped = check_aggregation(aggregation)
+        options = self._options(top_k, threshold, max_answer_tokens, null_score_diff_threshold)  # before the model runs
         items, single = check_inputs(self.task, inputs)
         raw = self._raw(self._prompted(items, prompt_name), batch_size=batch_size, progress=progress)
-        results = self.decode(
-            raw, top_k=top_k, threshold=threshold, max_answer_tokens=max_answer_tokens, aggregation=grouped
-        )
+        results = self.decode(raw, aggregation=grouped, **options)
         return results[0] if single else results
 
     def answer(
@@ -172,6 +210,7 @@ class Predictor:
         *,
         batch_size: int = DEFAULT_BATCH_SIZE,
         top_k: int | None = None,
+        null_score_diff_threshold: float | None = None,
         progress: Progress | None = None,
     ) -> Answered:
         """Answer many inputs and say what else is known: the labels in the order of the model, and what was cut.
@@ -180,6 +219,7 @@ class Predictor:
             inputs: As for calling the predictor, a list.
             batch_size: Rows in a batch at most.
             top_k: As for calling the predictor.
+            null_score_diff_threshold: As for calling the predictor.
             progress: Called with (message, fraction).
 
         Raises:
@@ -189,7 +229,8 @@ class Predictor:
         labels: tuple[str, ...] = ()
         if self.task in LABELLED and raw.rows:
             labels = tuple(self.labels(raw.rows[0][0].outputs["logits"].shape[-1]))
-        return Answered(self.decode(raw, top_k=top_k), labels, raw.truncated)
+        values = self.decode(raw, top_k=top_k, null_score_diff_threshold=null_score_diff_threshold)
+        return Answered(values, labels, raw.truncated)
 
     def tokens(self, inputs: Any) -> list[list[int]]:
         """Return the token ids that each input becomes, special tokens included; windows stand one after another.
@@ -249,18 +290,19 @@ class Predictor:
         threshold: float = 0.5,
         max_answer_tokens: int = answers.MAX_ANSWER_TOKENS,
         aggregation: Aggregation = "simple",
+        null_score_diff_threshold: float | None = None,
     ) -> Any:
         """Turn raw outputs into answers; see calling the predictor for the arguments and the types."""
+        self._options(top_k, threshold, max_answer_tokens, null_score_diff_threshold)
         if self.task == "sentence-similarity":
             vectors = [rows[0].outputs["sentence_embedding"] for rows in raw.rows]
             return np.stack(vectors) if vectors else np.zeros((0, self._width()), dtype=np.float32)
         if self.task == "feature-extraction":
             return [rows[0].outputs["last_hidden_state"] for rows in raw.rows]
         if self.task == "question-answering":
-            return [
-                self._answer(context, rows, top_k=top_k, max_answer_tokens=max_answer_tokens)
-                for (_, context), rows in zip(raw.inputs, raw.rows, strict=True)
-            ]
+            how = {"max_answer_tokens": max_answer_tokens, "null_score_diff_threshold": null_score_diff_threshold}
+            pairs = zip(raw.inputs, raw.rows, strict=True)
+            return [self._answer(context, rows, top_k=top_k, **how) for (_, context), rows in pairs]
         if self.task == "fill-mask":
             return [
                 decode.fill(rows[0].outputs["logits"], self._spell, top_k=top_k or DEFAULT_TOP_K) for rows in raw.rows
@@ -269,8 +311,28 @@ class Predictor:
             return [self._tag(item, rows[0], aggregation) for item, rows in zip(raw.inputs, raw.rows, strict=True)]
         return [self._classify(rows[0].outputs["logits"], top_k=top_k, threshold=threshold) for rows in raw.rows]
 
+    def _options(
+        self, top_k: int | None, threshold: float, max_answer_tokens: int, null_score_diff_threshold: float | None
+    ) -> dict[str, Any]:
+        """The options of `decode`, checked."""
+        if top_k is not None:
+            top_k = check_count("top_k", top_k)
+        if null_score_diff_threshold is not None:
+            name = "null_score_diff_threshold"
+            if self.task != "question-answering":
+                raise UsageError(f"{name} is for question answering", where=name, why=f"the task is {self.task}")
+            null_score_diff_threshold = check_number(name, null_score_diff_threshold)
+        return {
+            "top_k": top_k,
+            "threshold": check_number("threshold", threshold, low=0, high=1),
+            "max_answer_tokens": check_count("max_answer_tokens", max_answer_tokens),
+            "null_score_diff_threshold": null_score_diff_threshold,
+        }
+
     def _raw(self, items: list[Any], *, batch_size: int, progress: Progress | None) -> Raw:
-        encoded, self.truncated = self._encode(items, progress=_share(progress, 0.0, TOKENIZING))
+        batch_size = check_count("batch_size", batch_size)
+        encoded, truncated = self._encode(items, progress=_share(progress, 0.0, TOKENIZING))
+        self.truncated = truncated
         done = run_rows(
             self._run,
             encoded,
@@ -285,20 +347,22 @@ class Predictor:
         rows: list[list[Row]] = [[] for _ in items]
         for row in done:
             rows[row.encoded.item].append(row)
-        return Raw(items, rows, self.truncated)
+        return Raw(items, rows, truncated)
 
     def _encode(self, items: list[Any], *, progress: Progress | None) -> tuple[list[Encoded], int]:
-        if self.task == "question-answering":
-            return encode_questions(self.tokenizer, items, self.settings, progress=progress)
         words = has_words(self.task, items)
-        return encode_texts(self.tokenizer, items, self.settings, words=words, progress=progress)
+        with self._tokenizing:  # a tokenizer has one state: how it cuts is set, then used
+            if self.task == "question-answering":
+                return encode_questions(self.tokenizer, items, self.settings, progress=progress)
+            return encode_texts(self.tokenizer, items, self.settings, words=words, progress=progress)
 
     def _kept(self, row: Encoded) -> np.ndarray | None:
         """For fill-mask the masked positions ([tokens, vocabulary] is 15 MB a row), else None for all."""
         if self.task != "fill-mask":
             return None
         token = self.runtime.get("mask_token")
-        mask = self.tokenizer.token_to_id(str(token)) if token else None
+        with self._tokenizing:
+            mask = self.tokenizer.token_to_id(str(token)) if token else None
         if mask is None:
             raise InputRefused("the tokenizer has no mask token", where=f"runtime.mask_token = {token!r}")
         positions = np.flatnonzero(np.array(row.encoding.ids, dtype=np.int64) == mask)
@@ -347,24 +411,41 @@ class Predictor:
             return entities(item, logits, tokens, labels, aggregation=aggregation, prefix=self._continues)
         return decode.tag_words(logits, row.encoded.words, len(item), labels)
 
-    def _answer(self, context: str, rows: list[Row], *, top_k: int | None, max_answer_tokens: int) -> Span | list[Span]:
+    def _answer(self, context: str, rows: list[Row], *, top_k: int | None, **how: Any) -> Span | list[Span]:
         windows = [
             answers.Window(
                 row.outputs["start_logits"], row.outputs["end_logits"], row.encoded.offsets, row.encoded.parts
             )
             for row in rows
         ]
-        spans = answers.best_spans(context, windows, top_k=top_k or 1, max_answer_tokens=max_answer_tokens)
+        spans = answers.best_spans(context, windows, top_k=top_k or 1, **how)
         return spans[0] if top_k is None else spans
 
     def _spell(self, token: int) -> str:
-        return self.tokenizer.decode([token], skip_special_tokens=False)
+        with self._tokenizing:
+            return self.tokenizer.decode([token], skip_special_tokens=False)
 
     def _width(self) -> int:
         """d of the sentence embedding where the manifest knows it, else 0."""
         outputs = (self.manifest.get("signature") or {}).get("outputs") or {}
         last = (outputs.get("sentence_embedding") or [None])[-1]
         return last if isinstance(last, int) else 0
+
+
+def _reopen(folder: str, digest: str, options: dict[str, Any]) -> Predictor:
+    """Open in this process what was sent to it.
+
+    Raises:
+        InputRefused: Another artifact is there by now.
+    """
+    if (found := Artifact.open(Path(folder)).digest) != digest:
+        raise InputRefused(
+            "the predictor's artifact is another one by now",
+            where=folder,
+            why=f"its digest was {digest[:12]} when it was loaded and is {found[:12]}",
+            hint="load it again: Predictor.load(FOLDER)",
+        )
+    return Predictor.load(folder, **options)
 
 
 def _share(progress: Progress | None, start: float, end: float) -> Progress | None:

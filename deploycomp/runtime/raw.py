@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from deploycomp.errors import UsageError, VerificationFailed
+from deploycomp.errors import VerificationFailed
 from deploycomp.runtime.encode import Encoded, Progress, Settings, make_feeds, plan_batches, row_slice
+from deploycomp.runtime.inputs import check_count
 from deploycomp.runtime.session import Run
 
 __all__ = ["OUTPUTS", "PER_TEXT", "Raw", "Row", "run_rows"]
@@ -83,11 +84,10 @@ def run_rows(
         One `Row` for each of *encoded*, in the same order.
 
     Raises:
-        UsageError: *batch_size* is below one.
+        UsageError: *batch_size* is no whole number of at least one.
         VerificationFailed: An output of a real token is NaN.
     """
-    if batch_size < 1:
-        raise UsageError(f"a batch has at least one row, not {batch_size}", where="batch_size")
+    batch_size = check_count("batch_size", batch_size)
     lengths = [settings.fixed_sequence or len(row) for row in encoded]
     batches = plan_batches(lengths, settings.fixed_batch or batch_size, fixed=settings.fixed_batch is not None)
 

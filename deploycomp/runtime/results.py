@@ -40,7 +40,7 @@ class Tags(NamedTuple):
 
 
 class Span(NamedTuple):
-    """An answer: `text == context[start:end]`, the score is P(start) · P(end)."""
+    """An answer: `text == context[start:end]`, the score is P(start) · P(end); empty where nothing is the answer."""
 
     text: str
     score: float

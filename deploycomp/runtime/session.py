@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, UsageError
 from deploycomp.external import check_external_data
 from deploycomp.runtime.cpu import default_threads
+from deploycomp.runtime.inputs import check_count
 from deploycomp.runtime.versions import version_hint
 
 if TYPE_CHECKING:
@@ -61,14 +62,16 @@ def open_session(
         The session; its first provider is the first that was asked for.
 
     Raises:
-        UsageError: Less than one thread.
+        UsageError: No whole number of threads, at least one; or a provider's name where a list of them is taken.
         InputRefused: The file is missing, keeps weights where it may not, or is not a model that ONNX Runtime takes.
         EnvironmentFailed: A provider is missing or does not start, a kernel is missing, memory ran out.
     """
     import onnxruntime as ort
 
-    if threads is not None and threads < 1:
-        raise UsageError(f"a session needs at least one thread, not {threads}", where="threads")
+    if threads is not None:
+        threads = check_count("threads", threads)
+    if isinstance(providers, str):
+        raise UsageError("providers is a list of names", where="providers", hint=f"providers=[{providers!r}]")
     wanted = list(providers or [CPU_PROVIDER])
     _check_providers(wanted)
     if not model.is_file():

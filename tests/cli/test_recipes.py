@@ -62,6 +62,10 @@ def planned(run: Callable[..., Any], *arguments: object) -> Recipe:
             ["--eval", "d.jsonl", "--split", "s", "--column", "text=t", "--limit", "5", "--max-drop", "0.5%"],
             {"evaluate": {"data": "d.jsonl", "split": "s", "columns": {"text": "t"}, "limit": 5, "max_drop": 0.005}},
         ),
+        (
+            ["--eval", "d.jsonl", "--null-score-diff-threshold", "-1.5"],
+            {"evaluate": {"data": "d.jsonl", "null_score_diff_threshold": -1.5}},
+        ),
     ],
 )
 def test_flags_write_a_recipe(run: Callable[..., Any], flags: list[str], recipe: dict[str, Any]):

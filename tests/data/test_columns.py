@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from deploycomp.data.columns import columns_of, find_columns
@@ -72,29 +75,51 @@ def test_ambiguity_is_refused(task: str, found: str, ours: str, candidates: str)
 
 
 @pytest.mark.parametrize(
-    ("task", "found", "ours"),
+    ("task", "found", "missing"),
     [
         ("text-classification", "a label", "text"),
         ("text-classification", "text b", "label"),
+        ("text-classification", "a b", "text label"),
         ("token-classification", "text label", "tokens"),
-        ("question-answering", "question context", "answers"),
-        ("sentence-similarity", "text score", "text_pair"),
-        ("sentence-similarity", "a b score", "text"),
+        ("question-answering", "question context x", "answers"),
+        ("sentence-similarity", "text score x", "text_pair"),
+        ("sentence-similarity", "a b score", "text text_pair"),
+        ("sentence-similarity", "anchor positive x", "text text_pair score"),
+        ("sentence-similarity", "sentence1 sentence2 x", "score"),
         ("fill-mask", "a", "text"),
     ],
 )
-def test_a_missing_column_is_refused_with_what_to_type(task: str, found: str, ours: str) -> None:
-    named = {"text": "text"} if ours == "text_pair" else {}
-    with pytest.raises(UsageError, match=f"no column for '{ours}' was found") as refused:
+def test_a_missing_column_is_refused_with_what_to_type_and_typing_it_works(task: str, found: str, missing: str) -> None:
+    named = {"text": "text"} if missing == "text_pair" else {}
+    said = " and ".join(f"'{name}'" for name in missing.split())
+    with pytest.raises(UsageError, match=f"no column for {said} was found") as refused:
         find(found.split(), task, **named)
     assert f"columns found: {', '.join(found.split())}" in str(refused.value.why)
-    assert str(refused.value.hint).startswith(f"name it: --column {ours}=")
+    typed = re.findall(r"--column (\w+)=(\w+)", str(refused.value.hint))
+    assert [ours for ours, _ in typed] == missing.split()
+    assert {theirs for _, theirs in typed} <= set(found.split())
+    assert find(found.split(), task, **named, **dict(typed)).items() >= dict(typed).items()
 
 
-def test_the_hint_shows_the_option() -> None:
-    with pytest.raises(UsageError) as refused:
-        find(["a", "label"])
-    assert refused.value.hint == "name it: --column text=sentence"
+@pytest.mark.parametrize(
+    ("task", "found", "missing"),
+    [
+        ("sentence-similarity", "text label", "text' and 'text_pair"),
+        ("sentence-similarity", "anchor positive", "text' and 'text_pair' and 'score"),
+        ("sentence-similarity", "sentence1 sentence2", "score"),
+        ("feature-extraction", "sentence1 sentence2", "score"),
+        ("question-answering", "question context", "answers"),
+        ("text-classification", "text", "label"),
+        ("token-classification", "tokens", "tags"),
+    ],
+)
+def test_where_too_few_columns_are_there_a_row_is_shown_and_such_rows_work(task: str, found: str, missing: str) -> None:
+    """No column is named that is something else: `--column score=sentence2` would lead nowhere."""
+    with pytest.raises(UsageError, match=f"no column for '{missing}' was found") as refused:
+        find(found.split(), task)
+    start, row = str(refused.value.hint).split(": ", 1)
+    assert start == "a row needs every column"
+    assert find(list(json.loads(row)), task)
 
 
 def test_what_is_named_must_be_there_and_be_read() -> None:

@@ -36,6 +36,21 @@ def mapped(values: list[Any], labels: list[str] | None, names: list[str] | None 
         ([0, 1], ["negative", "positive"], ["neg", "pos"], ["negative", "positive"]),
         (["a", "A"], ["a", "A"], None, ["a", "A"]),
         (["b", 10, 2], None, None, ["b", "10", "2"]),
+        (["1", "2"], ["1", "2", "3"], None, ["1", "2"]),
+        (["LABEL_1", "LABEL_2"], ["1", "2", "3"], None, ["2", "3"]),
+        ([1, 0], ["0", "1"], None, ["1", "0"]),
+        ([1.0, 0.0], ["0", "1"], None, ["1", "0"]),
+        ([True, False], ["0", "1"], None, ["1", "0"]),
+        ([1, 2, 3], ["1", "2", "3"], None, ["1", "2", "3"]),
+        ([1.0, 3.0], ["1.0", "2.0", "3.0"], None, ["1.0", "3.0"]),
+        (["5"], ["5.0", "x"], None, ["5.0"]),
+        (["1.0", "0.0"], ["0", "1"], None, ["1", "0"]),
+        ([" Pos "], ["neg", " pos"], None, [" pos"]),
+        ([0, 4], ["1 star", "2 stars", "3 stars", "4 stars", "5 stars"], None, ["1 star", "5 stars"]),
+        ([0, 1], ["type 1", "type 2"], None, ["type 1", "type 2"]),
+        ([True, False], ["no", "yes"], None, ["yes", "no"]),
+        (["1 star"], ["1 star", "2 stars"], None, ["1 star"]),
+        ([1, 0], ["1", "2"], ["2", "1"], ["1", "2"]),
     ],
 )  # fmt: skip
 def test_mapping(values: list[Any], labels: list[str] | None, names: list[str] | None, expected: list[str]) -> None:
@@ -64,6 +79,46 @@ def test_an_unknown_label_is_refused_with_its_row(
         mapped(values, labels, names)
     assert refused.value.where == f"row {row}"
     assert f"of the model: {', '.join(labels)}" in str(refused.value.why)
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "names", "at", "means"),
+    [
+        ([1, 2], ["1", "2", "3"], None, "2", "1"),
+        ([2, 1], ["1", "2", "3"], None, "3", "2"),
+        ([1], ["1", "2"], None, "2", "1"),
+        ([1.0], ["1", "2"], None, "2", "1"),
+        ([1.0, 2.0], ["1.0", "2.0", "3.0"], None, "2.0", "1.0"),
+        (["1"], ["1.0", "2.0"], None, "2.0", "1.0"),
+        ([0, 1], ["1", "0"], None, "1", "0"),
+        ([True, False], ["1", "0"], None, "0", "1"),
+        ([True], ["yes", "no"], None, "no", "yes"),
+        ([1, 2], ["1 star", "2 stars", "3 stars"], None, "2 stars", "1 star"),
+        (["1", "2"], ["1 star", "2 stars", "3 stars"], None, "2 stars", "1 star"),
+        ([0, 1], ["LABEL_1", "LABEL_0"], None, "LABEL_1", "LABEL_0"),
+        ([0, 2], ["negative", "neutral", "pos"], ["pos", "neutral", "neg"], "negative", "pos"),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_a_name_or_a_position_is_refused_and_the_remedy_works(
+    values: list[Any], labels: list[str], names: list[str] | None, at: str, means: str
+) -> None:
+    with pytest.raises(InputRefused, match="can be read in two ways") as refused:
+        mapped(values, labels, names)
+    assert refused.value.where == "row 1"
+    assert f"by position it is '{at}', by name '{means}'" in str(refused.value.why)
+    generic = f"LABEL_{labels.index(at)}"
+    assert refused.value.hint == (
+        f'write labels as text in .jsonl: "{means}" for that name, or "{generic}" for that position'
+    )
+    assert mapped([means], labels) == [means]
+    if generic not in labels:
+        assert mapped([generic], labels) == [at]
+
+
+def test_one_value_in_doubt_is_refused_with_its_row() -> None:
+    with pytest.raises(InputRefused, match="the label '1' can be read in two ways") as refused:
+        mapped(["LABEL_0", 1], ["1", "2", "3"])
+    assert refused.value.where == "row 2"
 
 
 def test_long_lists_of_labels_are_cut() -> None:

@@ -170,13 +170,45 @@ def test_an_unanswerable_question_is_a_row_but_a_split_without_answers_is_not(tm
     row = {"question": "q", "context": "c", "answers": {"text": ["a"], "answer_start": [0]}}
     none = {**row, "answers": {"text": [], "answer_start": []}}
     assert load(tmp_path, [row, none], "question-answering").column("answers") == [["a"], []]
-    assert refusal(tmp_path, [none, none], "question-answering").what == "the row has no label"
+    empty = {**row, "answers": {"text": ["", " "], "answer_start": [0, 0]}}
+    assert load(tmp_path, [row, empty], "question-answering").column("answers") == [["a"], []]
+    refused = refusal(tmp_path, [none, none], "question-answering")
+    assert refused.what == "not one row has an answer"
+    assert refused.why == "rows without one are unanswerable questions, and all of them together an unlabeled split"
     assert refusal(tmp_path, [row, {**row, "answers": None}], "question-answering").what == "the row has no label"
     odd = {**row, "answers": [1, 2]}
     assert refusal(tmp_path, [odd], "question-answering").what == "the answers are not texts"
 
 
 # Similarity and masks
+
+
+@pytest.mark.parametrize(
+    ("score", "what"),
+    [
+        (float("nan"), "the row has no label"),
+        (float("inf"), "the label is not a number"),
+        (None, "the row has no label"),
+        ("high", "the label is not a number"),
+    ],
+)
+def test_a_score_that_is_no_number_is_refused_with_its_row(tmp_path: Path, score: Any, what: str) -> None:
+    rows = [{"text": "a", "text_pair": "b", "score": 0.5 if isinstance(score, float) else "0.5"}]
+    refused = refusal(tmp_path, [*rows, {**rows[0], "score": score}], "sentence-similarity")
+    assert refused.what == what
+    assert str(refused.where).endswith("row 2")
+
+
+@pytest.mark.parametrize("task", ["text-classification", "question-answering", "token-classification"])
+def test_rows_that_all_say_nothing_are_refused(tmp_path: Path, task: str) -> None:
+    blank = {
+        "text-classification": {"text": " ", "label": "a"},
+        "question-answering": {"question": "q", "context": "\n", "answers": ["a"]},
+        "token-classification": {"tokens": ["", " "], "tags": ["O", "O"]},
+    }[task]
+    refused = refusal(tmp_path, [blank] * 3, task)
+    assert refused.what == "not one of 3 rows has a text"
+    assert str(refused.why).endswith("holds nothing but white space")
 
 
 @pytest.mark.parametrize("task", ["sentence-similarity", "feature-extraction"])

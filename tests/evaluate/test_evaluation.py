@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deploycomp.data import Rows
-from deploycomp.errors import GateFailed, UsageError, VerificationFailed
+from deploycomp.errors import GateFailed, InputRefused, UsageError, VerificationFailed
 from deploycomp.evaluate import check_evaluation, evaluate_candidates
 from deploycomp.runtime import Predictor
 from tests.evaluate.fakes import classifier, labeled, predictor_of, rows_of
@@ -32,8 +32,8 @@ def test_the_evaluation_part_of_the_report() -> None:
     candidates = {"artifact": worse(), "source": classifier(LABELS), "fp32": classifier(LABELS)}
     data = rows()
     found = evaluate_candidates(candidates, data, batch_size=4)
-    keys = ["data", "split", "digest", "rows", "metric", "scores", "agreement", "drop", "max_drop", "alone"]
-    assert list(found) == keys
+    keys = ["data", "split", "digest", "rows", "metric", "scores", "agreement", "drop", "max_drop"]
+    assert list(found) == [*keys, "null_score_diff_threshold", "alone"]
     assert list(found["scores"]) == ["source", "artifact", "fp32"]
     assert (found["data"], found["rows"], found["digest"]) == ("set/test.jsonl", 40, data.digest)
     assert found["metric"] == "accuracy"
@@ -47,6 +47,83 @@ def test_the_evaluation_part_of_the_report() -> None:
     assert evaluate_candidates(candidates, data, batch_size=4) == found
 
 
+def test_one_row_is_judged_with_the_interval_that_one_row_has() -> None:
+    found = evaluate_candidates({"source": classifier(LABELS), "artifact": worse()}, rows(1))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    score = found["scores"]["source"]["accuracy"]
+    assert (score["value"], score["high"]) == (1, 1)
+    assert score["low"] == pytest.approx(0.2065, abs=1e-4)  # Wilson's interval of 1 of 1
+    assert (found["drop"]["artifact"]["value"], found["agreement"]["artifact"]["value"]) == (0, 1)
+    with pytest.raises(UsageError, match="cannot be decided on 1 rows"):
+        evaluate_candidates({"source": classifier(LABELS), "artifact": worse()}, rows(1), max_drop=0.5)
+
+
+def test_one_row_has_no_correlation() -> None:
+    data = rows_of("sentence-similarity", [{"text": "a", "text_pair": "b", "score": 0.5}])
+    model = predictor_of("sentence-similarity", {"a": [1.0, 0.0], "b": [0.0, 1.0]})
+    with pytest.raises(InputRefused, match="a correlation needs rows with different labels") as refused:
+        evaluate_candidates({"artifact": model}, data)
+    assert refused.value.where == "set/test.jsonl"
+
+
+def reader() -> Predictor:
+    """A model of SQuAD 2: the null answer has 0 + 0, the word "ada" more, every other word less."""
+    words = {
+        "ada": [2.0, 2.0],
+        "who": [-1.0, -1.0],
+        "lives": [-1.0, -1.0],
+        "nobody": [-1.0, -1.0],
+        "here": [-1.5, -1.5],
+    }
+    return predictor_of("question-answering", words)
+
+
+def asked(*contexts: str) -> Rows:
+    rows = [{"question": "who", "context": each, "answers": ["ada"] if "ada" in each else []} for each in contexts]
+    return rows_of("question-answering", rows)
+
+
+ANSWERABLE = ["ada lives here", "here lives ada"]
+UNANSWERABLE = ["nobody lives here", "lives here nobody"]
+
+
+def test_a_model_that_abstains_rightly_is_right() -> None:
+    found = evaluate_candidates({"artifact": reader()}, asked(*ANSWERABLE, *UNANSWERABLE))
+    assert found["null_score_diff_threshold"] == 0
+    assert {name: each["value"] for name, each in found["scores"]["artifact"].items()} == {
+        "f1": 1, "exact_match": 1, "has_answer_f1": 1, "has_answer_exact_match": 1, "no_answer_accuracy": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("threshold", "right"), [(-5.0, 0.5), (0.0, 1.0), (1.9, 1.0), (2.1, 0.5)])
+def test_the_threshold_that_was_asked_for_decides(threshold: float, right: float) -> None:
+    """Null beats the best word of an unanswerable context by 2, and loses to "ada" by 4."""
+    found = evaluate_candidates(
+        {"source": reader(), "artifact": reader()},
+        asked(*ANSWERABLE, *UNANSWERABLE),
+        null_score_diff_threshold=threshold,
+        alone=["artifact"],
+    )
+    assert found["null_score_diff_threshold"] == threshold
+    assert found["scores"]["artifact"]["exact_match"]["value"] == right
+    assert found["alone"]["artifact"]["score"]["value"] == right
+
+
+def test_without_unanswerable_rows_every_question_is_answered() -> None:
+    """SQuAD 1.1: a model is judged by its spans, however sure it is of nothing."""
+    data = rows_of("question-answering", [{"question": "who", "context": UNANSWERABLE[0], "answers": ["nobody"]}])
+    found = evaluate_candidates({"artifact": reader()}, data)
+    assert found["null_score_diff_threshold"] is None
+    assert found["scores"]["artifact"]["exact_match"]["value"] == 1
+    assert list(found["scores"]["artifact"]) == ["f1", "exact_match"]
+
+
+def test_the_threshold_is_for_question_answering() -> None:
+    with pytest.raises(UsageError, match="null_score_diff_threshold is for question answering") as refused:
+        evaluate_candidates({"artifact": classifier(LABELS)}, rows(), null_score_diff_threshold=0.0)
+    assert refused.value.why == "the task is text-classification"
+
+
 def test_it_fits_the_published_schema() -> None:
     import jsonschema
 
@@ -54,7 +131,8 @@ def test_it_fits_the_published_schema() -> None:
     schema = json.loads(path.read_text(encoding="utf-8"))
     tags = rows_of("token-classification", [{"tokens": ["x", "y"], "tags": ["O", "B-X"]}] * 3)
     tagger = predictor_of("token-classification", {"x": [1.0, 0.0], "y": [0.0, 1.0]}, labels=["O", "B-X"])
-    for data, model in ((rows(), classifier(LABELS)), (tags, tagger)):
+    questions = asked(*ANSWERABLE, *UNANSWERABLE)
+    for data, model in ((rows(), classifier(LABELS)), (tags, tagger), (questions, reader())):
         found = evaluate_candidates({"source": model, "artifact": model}, data, alone=["artifact"])
         jsonschema.validate(found, {**schema["$defs"]["evaluation"], "$defs": schema["$defs"]})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import string
 from typing import Any
 
 import numpy as np
@@ -119,8 +120,61 @@ def test_answers_take_the_best_of_several_and_an_empty_one_for_the_unanswerable(
     answers = [["Apollo", "Project Apollo"], ["NASA"], []]
     rows = rows_of("question-answering", [{"question": "q", "context": "c", "answers": each} for each in answers])
     assert values(rows, Predictions("answer", ["project apollo", "the NASA base", ""])) == pytest.approx(
-        {"f1": (1 + 2 / 3 + 1) / 3, "exact_match": 2 / 3}
+        {
+            "f1": (1 + 2 / 3 + 1) / 3,
+            "exact_match": 2 / 3,
+            "has_answer_f1": (1 + 2 / 3) / 2,
+            "has_answer_exact_match": 1 / 2,
+            "no_answer_accuracy": 1,
+        }
     )
+
+
+def _official(golds: list[list[str]], found: list[str]) -> dict[str, float]:
+    """SQuAD's script, version 2, written down again: exact and F1 of all, HasAns and NoAns."""
+
+    def words(text: str) -> list[str]:
+        kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+        return [word for word in kept.split() if word not in ("a", "an", "the")]
+
+    def f1(gold: str, answer: str) -> float:
+        right, guess = words(gold), words(answer)
+        if not right or not guess:
+            return float(right == guess)
+        left, same = list(right), 0
+        for word in guess:
+            if word in left:
+                left.remove(word)
+                same += 1
+        precision, recall = same / len(guess), same / len(right)
+        return 2 * precision * recall / (precision + recall) if same else 0.0
+
+    exact, overlap = [], []
+    for answers, answer in zip(golds, found, strict=True):
+        usable = [each for each in answers if words(each)] or [""]
+        exact.append(max(float(words(each) == words(answer)) for each in usable))
+        overlap.append(max(f1(each, answer) for each in usable))
+    result = {"f1": np.mean(overlap), "exact_match": np.mean(exact)}
+    has = [bool(answers) for answers in golds]
+    if not all(has):
+        with_answer = [index for index, each in enumerate(has) if each]
+        without = [index for index, each in enumerate(has) if not each]
+        result["has_answer_f1"] = np.mean([overlap[index] for index in with_answer]) if with_answer else 0
+        result["has_answer_exact_match"] = np.mean([exact[index] for index in with_answer]) if with_answer else 0
+        result["no_answer_accuracy"] = np.mean([exact[index] for index in without])
+        assert result["no_answer_accuracy"] == np.mean([overlap[index] for index in without])
+    return {name: float(value) for name, value in result.items()}
+
+
+ANSWER = st.sampled_from(["", "the", "Apollo", "the Apollo.", "apollo apollo 11", "a  b", "NASA's base", "base, NASA"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.lists(ANSWER.filter(bool), max_size=3), ANSWER), min_size=1, max_size=8))
+def test_answers_are_judged_as_by_the_official_script(drawn: list[tuple[list[str], str]]) -> None:
+    golds, found = [gold for gold, _ in drawn], [answer for _, answer in drawn]
+    rows = rows_of("question-answering", [{"question": "q", "context": "c", "answers": each} for each in golds])
+    assert values(rows, Predictions("answer", found)) == pytest.approx(_official(golds, found))
 
 
 def test_masked_tokens_by_hand() -> None:

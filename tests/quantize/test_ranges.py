@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -40,6 +42,18 @@ def test_a_grid_spans_its_ends_to_half_a_step_and_holds_zero(low: float, high: f
     slack = 0.5001 * float(scale)
     assert first <= min(low, 0) + slack
     assert last >= max(high, 0) - slack
+
+
+@settings(deadline=None, max_examples=30)
+@given(values=VALUES, order=st.randoms(use_true_random=False), method=st.sampled_from(METHODS))
+def test_the_same_rows_in_any_order_have_the_same_range(values: np.ndarray, order: random.Random, method):
+    """One row after another, as calibration takes them: what a range is made of is counts, and counts have no order."""
+    shuffled = order.sample(list(values), len(values))
+    first, second = Statistics(values.shape[-1]), Statistics(values.shape[-1])
+    for one, other in zip(values, shuffled, strict=True):
+        first.add(one[None])
+        second.add(other[None])
+    assert choose_range(first, method) == choose_range(second, method)
 
 
 @settings(deadline=None, max_examples=40)

@@ -266,6 +266,7 @@ def benchmark(times: dict[tuple[int, int], tuple[float, float, float]]) -> Repor
         ],
     }
     measured["ratios"] = {name: ratios(measured, "artifact", name) for name in ("source", "fp32")}
+    measured["fp32_ratios"] = ratios(measured, "fp32", "source")
     return measured
 
 

@@ -76,6 +76,65 @@ def test_a_context_without_tokens_has_an_empty_answer():
     assert best_spans("", [Window(np.zeros(0), np.zeros(0), [], [])]) == [("", 0.0, 0, 0)]
 
 
+# ------------------------------------------------------------ no answer
+
+
+def _null_and_best(windows: list[Window], longest: int = 30) -> tuple[float, float]:
+    """run_squad.py: the null score at its weakest window, and the best span's, both sums of two raw logits."""
+    nulls, best = [], -np.inf
+    for window in windows:
+        start, end = (np.asarray(each, np.float64) for each in (window.start_logits, window.end_logits))
+        nulls.append(start[0] + end[0])
+        for first in range(3, 8):
+            for last in range(first, min(8, first + longest)):
+                best = max(best, start[first] + end[last])
+    return min(nulls), best
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 3), threshold=st.sampled_from([-3.0, -0.5, 0.0, 0.5, 3.0]))
+def test_nothing_is_the_answer_by_the_rule_of_run_squad(seed: int, count: int, threshold: float):
+    draw = np.random.default_rng(seed)
+    windows = [_window(*draw.normal(scale=2, size=(2, 9)).tolist()) for _ in range(count)]
+    null, best = _null_and_best(windows)
+    (with_null,) = best_spans("a b c d e", windows, null_score_diff_threshold=threshold)
+    (without,) = best_spans("a b c d e", windows)
+    if null - best > threshold:
+        assert (with_null.text, with_null.start, with_null.end) == ("", 0, 0)
+    else:
+        assert with_null == without
+    assert without.text
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_at_zero_the_null_answer_ranks_as_in_the_pipeline_of_transformers(seed: int):
+    """transformers 4, `handle_impossible_answer=True`: one more candidate, P(start of it) · P(end of it), by score."""
+    window = _window(*np.random.default_rng(seed).normal(scale=2, size=(2, 9)).tolist())
+    chances = []
+    for logits in (window.start_logits.astype(float), window.end_logits.astype(float)):
+        masked = np.where(np.isin(np.arange(9), [0, 3, 4, 5, 6, 7]), logits, -10000.0)
+        masked = np.exp(masked - masked.max())
+        chances.append(masked / masked.sum())
+    expected = [(chances[0][0] * chances[1][0], "")]
+    for first in range(3, 8):
+        for last in range(first, 8):
+            expected.append((chances[0][first] * chances[1][last], "a b c d e"[2 * first - 6 : 2 * last - 5]))
+    found = best_spans("a b c d e", [window], top_k=16, null_score_diff_threshold=0.0)
+    assert [span.text for span in found] == [text for _, text in sorted(expected, reverse=True)]
+    assert [span.score for span in found] == pytest.approx([score for score, _ in sorted(expected, reverse=True)])
+
+
+def test_on_a_tie_the_span_is_the_answer():
+    window = _window([1, 0, 0, 1, 0, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0, 0, 0, 0])
+    assert [each.text for each in best_spans("a b c d e", [window], top_k=2, null_score_diff_threshold=0)] == ["a", ""]
+
+
+def test_nothing_is_the_answer_in_a_context_of_nothing():
+    window = Window(np.zeros(3), np.zeros(3), [(0, 0), (0, 1), (0, 0)], [None, 0, None])
+    assert best_spans("", [window], null_score_diff_threshold=0.0) == [("", 1.0, 0, 0)]
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     context=st.text(alphabet="ab ,é", min_size=1, max_size=80),

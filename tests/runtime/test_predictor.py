@@ -1,6 +1,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import pickle
+import shutil
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -293,9 +299,162 @@ def test_nan_is_refused():
     assert caught.value.where == "output logits, input 0"
 
 
-def test_a_batch_of_nothing_is_refused():
-    with pytest.raises(UsageError, match="at least one row, not 0"):
-        _predictor("text-classification")[0](["a"], batch_size=0)
+NO_COUNT = [0, -1, True, 2.0, "2", float("nan")]
+
+
+@pytest.mark.parametrize("value", [*NO_COUNT, None])
+def test_a_batch_size_that_is_no_count_is_refused(value: Any):
+    predictor, run = _predictor("text-classification")
+    for call in (predictor, predictor.raw):
+        with pytest.raises(UsageError, match=f"batch_size is a whole number of at least one, not {value!r}") as caught:
+            call(["a"], batch_size=value)
+        assert (caught.value.where, caught.value.hint) == ("batch_size", "batch_size=1")
+    assert run.shapes == []
+
+
+@pytest.mark.parametrize("name", ["top_k", "max_answer_tokens"])
+@pytest.mark.parametrize("value", NO_COUNT)
+@pytest.mark.parametrize("task", TASKS)
+def test_options_that_are_no_count_are_refused_before_the_model_runs(task: str, name: str, value: Any):
+    predictor, run = _predictor(task)
+    with pytest.raises(UsageError, match=f"{name} is a whole number of at least one, not {value!r}"):
+        predictor(INPUTS[task], **{name: value})
+    assert run.shapes == []
+    raw = predictor.raw(INPUTS[task])
+    with pytest.raises(UsageError, match=name):
+        predictor.decode(raw, **{name: value})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf"), True, "0.5", None])
+def test_a_threshold_that_is_no_share_is_refused(value: Any):
+    predictor, run = _predictor("text-classification", problem_type="multi_label_classification")
+    with pytest.raises(UsageError, match=f"threshold is a number from 0 to 1, not {value!r}") as caught:
+        predictor(["a"], threshold=value)
+    assert caught.value.where == "threshold"
+    assert run.shapes == []
+
+
+def test_no_answer_is_an_option_of_question_answering():
+    predictor, run = _predictor("question-answering")
+    pair = ("who runs", "a cat runs")
+    assert predictor(pair).text
+    assert predictor(pair, null_score_diff_threshold=-1e6) == Span(
+        "", predictor(pair, top_k=99, null_score_diff_threshold=-1e6)[0].score, 0, 0
+    )
+    assert predictor(pair, null_score_diff_threshold=1e6) == predictor(pair)
+    run.shapes.clear()
+    for value in (float("nan"), float("inf"), True, "0"):
+        with pytest.raises(UsageError, match="null_score_diff_threshold is a number, not"):
+            predictor(pair, null_score_diff_threshold=value)  # type: ignore[arg-type]
+    other, run = _predictor("text-classification")
+    with pytest.raises(UsageError, match="null_score_diff_threshold is for question answering") as caught:
+        other("a cat", null_score_diff_threshold=0.0)
+    assert caught.value.why == "the task is text-classification"
+    assert run.shapes == []
+
+
+def test_numbers_of_numpy_are_numbers():
+    predictor, _ = _predictor("text-classification", problem_type="multi_label_classification")
+    options: Any = {"batch_size": np.int64(2), "top_k": np.int32(2), "threshold": np.float32(0.25)}
+    _same(
+        predictor(["a cat"], **options),
+        predictor(["a cat"], batch_size=2, top_k=2, threshold=0.25),
+    )
+    for bound in (0, 1):
+        predictor(["a cat"], threshold=bound)
+
+
+@pytest.mark.parametrize("value", NO_COUNT)
+@pytest.mark.parametrize("name", ["threads", "streams"])
+def test_threads_and_streams_that_are_no_count_are_refused(tmp_path: Path, name: str, value: Any):
+    folder = write_artifact(tmp_path / "a", "text-classification")
+    with pytest.raises(UsageError, match=f"{name} is a whole number of at least one, not {value!r}"):
+        Predictor.load(folder, **{name: value})
+
+
+# ------------------------------------------------------------ threads and processes
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_threads_share_a_predictor(task: str):
+    """Lengths and kinds of input are mixed: each call sets how the tokenizer cuts, and cuts for itself only."""
+    predictor, _ = _predictor(task, max_length=20)
+    words = [[["a", "cat"], ["ada"] * 30]] if task == "token-classification" else []
+    asked = [*([item] for item in INPUTS[task] for _ in range(4)), INPUTS[task], *words] * 3
+    alone = [predictor(each) for each in asked]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(predictor, asked))
+    for one, other in zip(together, alone, strict=True):
+        _same(one, other)
+
+
+class _Watched:
+    """A tokenizer that tells when a call begins while another one uses it."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer, self._busy, self.clashes = tokenizer, threading.Lock(), 0
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
+            free = self._busy.acquire(blocking=False)
+            self.clashes += not free
+            try:
+                time.sleep(0.0005)  # so that another thread comes in between, if one may
+                return getattr(self._tokenizer, name)(*given, **named)
+            finally:
+                if free:
+                    self._busy.release()
+
+        return call
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_thread_at_a_time_uses_the_tokenizer(task: str):
+    predictor, _ = _predictor(task)
+    watched: Any = _Watched(predictor.tokenizer)
+    predictor.tokenizer = watched
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(predictor, [INPUTS[task][:2]] * 8))
+    assert watched.clashes == 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_loaded_predictor_is_opened_again_where_it_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+):
+    write_artifact(tmp_path / "a", task)
+    monkeypatch.chdir(tmp_path)
+    first = Predictor.load("a", threads=1, streams=2)
+    sent = pickle.dumps(first)
+    monkeypatch.chdir("/")  # another process may stand elsewhere
+    again = pickle.loads(sent)
+    _same(again(INPUTS[task]), first(INPUTS[task]))
+    assert again._opened == first._opened
+    assert again._streams == 2
+    assert len(sent) < 1000  # a folder and options: no weight, no tokenizer
+    assert pickle.loads(pickle.dumps(again)).task == task
+
+
+def test_another_artifact_in_its_place_is_not_the_predictor_that_was_sent(tmp_path: Path):
+    folder = write_artifact(tmp_path / "a", "text-classification")
+    sent = pickle.dumps(Predictor.load(folder, threads=1))
+    shutil.rmtree(folder)
+    write_artifact(folder, "feature-extraction")
+    with pytest.raises(InputRefused, match="another one by now") as caught:
+        pickle.loads(sent)
+    assert caught.value.where == str(folder)
+
+
+def test_a_predictor_without_a_folder_cannot_be_sent():
+    with pytest.raises(UsageError, match="cannot be sent to another process") as caught:
+        pickle.dumps(_predictor("text-classification")[0])
+    assert caught.value.why == ("it was not made by Predictor.load, so there is no folder that could be opened there")
+
+
+def test_a_spawned_process_answers_the_same(tmp_path: Path):
+    loaded = Predictor.load(write_artifact(tmp_path / "a", "question-answering"), threads=1)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        _same(pool.submit(loaded, INPUTS["question-answering"]).result(60), loaded(INPUTS["question-answering"]))
 
 
 def test_unknown_tasks_and_inputs_are_refused():

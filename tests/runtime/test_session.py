@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -54,9 +55,16 @@ def test_the_config_overrules_spinning(model: Path):
     assert opened.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
-def test_no_thread_is_refused(model: Path):
-    with pytest.raises(UsageError, match="at least one thread, not 0"):
-        session.open_session(model, threads=0)
+@pytest.mark.parametrize("threads", [0, -1, True, 1.0, "2"])
+def test_no_whole_number_of_threads_is_refused(model: Path, threads: Any):
+    with pytest.raises(UsageError, match=f"threads is a whole number of at least one, not {threads!r}"):
+        session.open_session(model, threads=threads)
+
+
+def test_one_provider_is_a_list_of_one(model: Path):
+    with pytest.raises(UsageError, match="providers is a list of names") as caught:
+        session.open_session(model, threads=1, providers="CPUExecutionProvider")
+    assert caught.value.hint == "providers=['CPUExecutionProvider']"
 
 
 def test_a_missing_kernel_names_operator_and_node(tmp_path: Path):
