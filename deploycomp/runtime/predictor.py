@@ -12,13 +12,14 @@ in FP32, and in INT8 with calibrated ranges, they do not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploycomp.artifact import Artifact
+from deploycomp.artifact import Artifact, Version, read_version, verify_version
 from deploycomp.errors import InputRefused, UsageError
 from deploycomp.runtime import answers, decode
 from deploycomp.runtime.cpu import default_threads
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["Predictor"]
 
 DEFAULT_BATCH_SIZE = 16
+WEIGHTS_SUFFIX = ".data"
+"""What weights outside of the graph are called after it; they are found by the graph's name only."""
 TOKENIZING = 0.05
 """Share of the progress bar that tokenizing gets; running the model takes the rest."""
 DEFAULT_TOP_K = 5
@@ -107,15 +110,25 @@ class Predictor:
             InputRefused: No artifact, one of another schema, a changed one (with *verify*), a broken model.
             EnvironmentFailed: A provider or a kernel is missing.
         """
-        artifact = Artifact.open(Path(folder))
-        if verify:
-            artifact.verify()
-        tokenizer = load_tokenizer(artifact.path / "tokenizer.json")
-        config = (artifact.manifest.get("runtime") or {}).get("session")
-        model = artifact.model
         each = max(1, (threads or default_threads()) // max(1, streams))
-        session = open_session(model, threads=each, providers=providers, spinning=spinning, config=config)
-        return Predictor(tokenizer, artifact.manifest, runner(session, model=model), streams=streams)
+
+        def read(version: Version) -> Predictor:
+            artifact = verify_version(version) if verify else Artifact(version.path, version.manifest)
+            model = artifact.model
+            name = str(artifact.manifest["model"])
+            version.hold(["tokenizer.json", name])
+            tokenizer = version.opened_by(load_tokenizer, "tokenizer.json")
+            opening = functools.partial(
+                open_session,
+                threads=each,
+                providers=providers,
+                spinning=spinning,
+                config=(artifact.manifest.get("runtime") or {}).get("session"),
+            )
+            session = version.opened_by(opening, name, beside=f"{name}{WEIGHTS_SUFFIX}")
+            return Predictor(tokenizer, artifact.manifest, runner(session, model=model), streams=streams)
+
+        return read_version(Path(folder), read)
 
     def __call__(
         self,
