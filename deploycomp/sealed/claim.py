@@ -15,7 +15,6 @@ import errno
 import json
 import os
 import shutil
-import socket
 import time
 import uuid
 import weakref
@@ -211,7 +210,7 @@ def _check_dead(root: Path, record: Record, *, free: bool | None) -> None:
     Raises:
         EnvironmentFailed: By name.
     """
-    if free is False or record.get("token") in _held:
+    if free is False or str(record.get("token")) in _held:
         raise _taken(root, record, None)
     here = _here()
     same_kernel = here["boot"] is not None and record.get("boot") == here["boot"]
@@ -268,7 +267,7 @@ def _here() -> dict[str, str | None]:
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())
-    return {"host": socket.gethostname(), "boot": boot, "namespace": namespace}
+    return {"host": os.uname().nodename, "boot": boot, "namespace": namespace}
 
 
 def _started(pid: object) -> int | None:
