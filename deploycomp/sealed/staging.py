@@ -46,6 +46,8 @@ class Staging:
         """Scratch on the same file system, removed in any case."""
         self._claim, self._overwrite, self._published = held, overwrite, published
         self._manifest: dict[str, Any] = {}
+        self._mine: os.stat_result | None = None
+        """The folder that was on its way to the destination, until that was told."""
 
     def __enter__(self) -> Staging:
         return self
@@ -56,6 +58,7 @@ class Staging:
         interrupted: KeyboardInterrupt | None = None
         for _ in range(CLEANING_TRIES):
             try:
+                self._tell()
                 self._claim.release()
                 break
             except KeyboardInterrupt as again:  # in the middle of cleaning up: clean up first
@@ -123,19 +126,25 @@ class Staging:
                 if (self.path / name).exists():
                     sync(self.path / name)
             sync(self.path)
-            mine, earlier = self.path.stat(), None
+            earlier = None
             if self.destination.exists():
                 earlier = _check_existing(self.destination, overwrite=self._overwrite)
+            self._mine = self.path.stat()
             try:
                 if earlier is None:
                     self.path.rename(self.destination)
                 else:
                     self._swap(earlier)
-            finally:  # an interruption comes after the call that it fell into: look at what is there
-                if self._published is not None and _is_at(self.destination, mine):
-                    self._published(self.destination)
+            finally:
+                self._tell()
         with contextlib.suppress(OSError):  # it is published; some file systems cannot sync a folder
             sync(self.destination.parent)
+
+    def _tell(self) -> None:
+        """Say that it is published, where it is: an interruption comes after the call that it fell into, so look."""
+        if self._mine is not None and self._published is not None and _is_at(self.destination, self._mine):
+            self._published(self.destination)
+        self._mine = None
 
     def _swap(self, earlier: Marks) -> None:
         """Take the place of an earlier output, and give it back where somebody put a file into that meanwhile."""
