@@ -14,6 +14,7 @@ import pytest
 
 from deploycomp.artifact import Artifact
 from deploycomp.sealed.contents import check_ours
+from tests import tiny
 from tests.cli import made
 from tests.cli.conftest import Ran
 
@@ -124,6 +125,9 @@ def test_an_interruption_right_after_the_rename_does_not_deny_what_is_there(
 
     monkeypatch.setattr(Path, "rename", interrupted)
     name, *more = command
+    if name == "compress":
+        rows = made.write_rows(tmp_path.parent / "train.jsonl", [{"text": text} for text in tiny.texts(40)])
+        more += ["--calibration", str(rows)]
     done = run(name, made.model(), *more, "-o", tmp_path / "out", *(["--json"] if output == "json" else []))
     assert done.code == 130
     said = done.json["what"] if output == "json" else done.err.splitlines()[-1]
