@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from deploycomp.artifact import Artifact, stage
@@ -222,8 +223,8 @@ def test_a_run_in_another_container(tmp_path: Path, contained: subprocess.Popen[
     for path in (*root.rglob("*"), root):
         os.utime(path, (0, 0))  # it was silent for long, and lives
     assert_kept(root, "holds .out.partial")
-    contained.kill()
-    contained.communicate()
+    for process in psutil.Process(contained.pid).children(recursive=True):
+        process.kill()  # before the end of its input lets it end in good order
     deadline = time.monotonic() + 10
     with (root / "owner.json").open("r+") as lock:
         while claim_module._lock(lock) is False:  # the kernel ends the namespace
