@@ -49,17 +49,22 @@ Record = dict[str, Any]
 class Claim:
     """The right to write one output, until it is released or the process ends."""
 
-    def __init__(self, root: Path, destination: Path, token: str, lock: TextIO):
-        self.root, self.destination, self.token = root, destination, token
-        self._lock = lock
-        _held[token] = self
+    def __init__(self, root: Path, destination: Path):
+        self.root, self.destination, self.token = root, destination, uuid.uuid4().hex[:12]
+        self.lock: TextIO | None = None
+        _held[self.token] = self  # before its folder is there, so that no thread beside this one takes it for dead
 
     def release(self) -> None:
         """Remove the folder, and let go of the lock."""
         if _record(self.root).get("token") == self.token:
             _clear(self.root, self.destination)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let go of the lock."""
         _held.pop(self.token, None)
-        self._lock.close()
+        if self.lock is not None:
+            self.lock.close()
 
 
 _held: weakref.WeakValueDictionary[str, Claim] = weakref.WeakValueDictionary()
@@ -87,18 +92,17 @@ def claim(destination: Path) -> Claim:
 
 def _take(root: Path, destination: Path) -> Claim | None:
     """Make the folder under a name of its own, whole, then give it the name that counts; None where that is taken."""
-    token, lock = uuid.uuid4().hex[:12], None
-    made = destination.with_name(f".{destination.name}.{token}.partial")
+    held = Claim(root, destination)
+    made = destination.with_name(f".{destination.name}.{held.token}.partial")
     try:
-        lock = _make(made, destination, token)
+        held.lock = _make(made, destination, held.token)
         made.rename(root)
-        return Claim(root, destination, token, lock)
+        return held
     except BaseException as error:
         for path in (made, root):
-            if path == made or _record(path).get("token") == token:
+            if path == made or _record(path).get("token") == held.token:
                 _clear(path, destination)
-        if lock is not None:
-            lock.close()
+        held.let_go()
         if isinstance(error, OSError) and error.errno in _NAME_TAKEN:
             return None
         raise
