@@ -164,7 +164,8 @@ def _sweep(root: Path, destination: Path) -> None:
         except FileNotFoundError:
             return  # another run was quicker
         if _record(grave) != record:  # another run was quicker, and this is its own folder
-            grave.rename(root)
+            with contextlib.suppress(FileNotFoundError):  # or a third one sweeps it already
+                grave.rename(root)
             raise _taken(root, _record(root), "it began just now")
         _clear(grave, destination)  # what a reader on NFS still holds stays, in nobody's way: the next run tries again
 
@@ -181,7 +182,8 @@ def _clear(root: Path, destination: Path) -> None:
                 path.unlink(missing_ok=True)
         if all(each.name == OWNER for each in root.iterdir()):
             (root / OWNER).unlink(missing_ok=True)
-            root.rmdir()
+            with contextlib.suppress(OSError):  # another run is at it, too
+                root.rmdir()
 
 
 def _lock(file: TextIO) -> bool | None:
