@@ -121,7 +121,12 @@ def _check_same(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray
 
 
 def compress_model(
-    recipe: Recipe, output: Path, *, overwrite: bool = False, progress: Progress | None = None
+    recipe: Recipe,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    published: Callable[[Path], None] | None = None,
 ) -> Compressed:
     """Compress a checkpoint into another one.
 
@@ -130,6 +135,7 @@ def compress_model(
         output: The folder to publish: config.json, surgery.json, model.safetensors, tokenizer, compression.json.
         overwrite: Replace what deploycomp wrote there before.
         progress: Called with a message and the share of the work that is done.
+        published: Called with the folder at the moment that it is there.
 
     Returns:
         The folder and its report.
@@ -151,7 +157,8 @@ def compress_model(
     say = progress or (lambda _message, _share: None)
     local = Path(recipe.model)
     began = time.monotonic()
-    with stage(output, overwrite=overwrite, source=local if local.exists() else None) as staging:
+    home = local if local.exists() else None
+    with stage(output, overwrite=overwrite, source=home, published=published) as staging:
         context = Context(recipe, resolve_target(recipe.target), staging.work)
         for config in torch_steps(recipe):
             STEPS[type(config)].require(config, context)
@@ -164,6 +171,7 @@ def compress_model(
         report = _report(recipe, source, made, steps, evaluation, seconds=time.monotonic() - began)
         with translate_os_error(staging.path):
             checkpoint.save(made, staging.path)
+            report["files"] = staging.list_files()
             text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
             (staging.path / COMPRESSION).write_text(text, encoding="utf-8")
         say("publishing", 1.0)

@@ -91,7 +91,12 @@ class _Run:
 
 
 def export_model(
-    recipe: Recipe, output: Path, *, overwrite: bool = False, progress: Progress | None = None
+    recipe: Recipe,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    published: Callable[[Path], None] | None = None,
 ) -> ExportResult:
     """Run a recipe and publish its artifact.
 
@@ -100,6 +105,7 @@ def export_model(
         output: The folder to publish.
         overwrite: Replace an artifact that is there.
         progress: Called with a message and the share of the work that is done.
+        published: Called with the folder at the moment that it is there.
 
     Returns:
         The published artifact and its report.
@@ -117,7 +123,8 @@ def export_model(
     if recipe.model is None:
         raise UsageError("no model was named", hint="deploycomp export MODEL")
     local = Path(recipe.model)
-    with stage(output, overwrite=overwrite, source=local if local.exists() else None) as staging:
+    home = local if local.exists() else None
+    with stage(output, overwrite=overwrite, source=home, published=published) as staging:
         context = Context(recipe, resolve_target(recipe.target), staging.work)
         for config in recipe.steps:
             STEPS[type(config)].require(config, context)

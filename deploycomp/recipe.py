@@ -17,6 +17,7 @@ the artifact, so that file alone reproduces the run:
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
@@ -478,6 +479,15 @@ class Recipe(_Strict):
         Raises:
             UsageError: With the path of the first wrong key and a suggestion where a key looks like a typo.
         """
+        try:
+            json.dumps(data, ensure_ascii=False, default=str, skipkeys=True).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                "a name in the recipe is not UTF-8",
+                where=where,
+                why=f"{error.object[max(0, error.start - 40) : error.end]!r}: the manifest holds the recipe as typed",
+                hint="rename it",
+            ) from None
         try:
             return Recipe.model_validate(_tuples(data), strict=True) if exact else Recipe.model_validate(data)
         except ValidationError as error:

@@ -10,8 +10,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploycomp import artifact
 from deploycomp.artifact import (
     EVIDENCE,
     MANIFEST,
@@ -33,6 +30,8 @@ from deploycomp.artifact import (
     translate_os_error,
 )
 from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, UsageError
+from deploycomp.sealed import manifest as manifest_module
+from deploycomp.sealed import staging as staging_module
 from tests.cli.made import entries, files, leftovers
 
 Contents = dict[str, bytes]
@@ -61,13 +60,6 @@ def publish(destination: Path, contents: Contents, *, overwrite: bool = False, e
 @pytest.fixture
 def made(tmp_path: Path) -> Artifact:
     return publish(tmp_path / "out", PAYLOAD)
-
-
-def dead_pid() -> int:
-    """The number of a process that has ended."""
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
 
 
 # ------------------------------------------------------------ round trip
@@ -251,7 +243,7 @@ def test_overwriting_swaps_the_whole_folder(
     tmp_path: Path, made: Artifact, kernel: str, monkeypatch: pytest.MonkeyPatch
 ):
     if kernel == "cannot swap":
-        monkeypatch.setattr(artifact.ctypes, "CDLL", lambda *_, **__: object())
+        monkeypatch.setattr(staging_module.ctypes, "CDLL", lambda *_, **__: object())
     new = publish(tmp_path / "out", {"model.onnx": b"other"}, overwrite=True)
     new.verify()
     assert set(new.manifest["files"]) == {"model.onnx"}
@@ -260,7 +252,7 @@ def test_overwriting_swaps_the_whole_folder(
 
 
 def test_a_failed_move_puts_the_old_folder_back(tmp_path: Path, made: Artifact, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(artifact.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(staging_module.ctypes, "CDLL", lambda *_, **__: object())
     before = files(made.path)
     rename = Path.rename
 
@@ -342,7 +334,7 @@ class Disk:
             patch.setattr(builtins, "open", opened)
             for name in ("mkdir", "rename", "fsync"):
                 patch.setattr(os, name, wrapped(getattr(os, name)))
-            patch.setattr(artifact, "_exchange", wrapped(artifact._exchange))
+            patch.setattr(staging_module, "_exchange", wrapped(staging_module._exchange))
             yield
 
 
@@ -383,48 +375,6 @@ def test_the_remedy_for_a_full_disk_says_how_much_is_free(tmp_path: Path):
         translate_os_error(tmp_path),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-# ------------------------------------------------------------ what other runs left
-
-
-def partial(destination: Path, boot: str, pid: int) -> Path:
-    path = destination.parent / f".{destination.name}.{boot}.{pid}.partial"
-    (path / "artifact").mkdir(parents=True)
-    (path / "artifact" / "model.onnx").write_bytes(b"half")
-    return path
-
-
-def test_what_dead_runs_left_is_swept(tmp_path: Path):
-    destination = tmp_path / "out"
-    partial(destination, artifact._boot_id(), dead_pid())
-    partial(destination, "00000000", os.getppid())  # that process lives, but in another boot
-    partial(destination, artifact._boot_id(), os.getpid())  # an earlier run in this very process
-    publish(destination, PAYLOAD)
-    assert entries(tmp_path) == ["out"]
-
-
-def test_a_live_run_keeps_its_output_to_itself(tmp_path: Path):
-    theirs = partial(tmp_path / "out", artifact._boot_id(), os.getppid())
-    with pytest.raises(EnvironmentFailed, match="another deploycomp run is writing this output") as caught:
-        stage(tmp_path / "out")
-    assert f"process {os.getppid()}" in str(caught.value)
-    assert (theirs / "artifact" / "model.onnx").read_bytes() == b"half"
-    publish(tmp_path / "other", PAYLOAD)  # beside it all is well
-
-
-@pytest.mark.parametrize(
-    "name", [".out.partial", ".out.a.b.c.partial", "out.x.1.partial", ".other.x.1.partial", ".out.x.1"]
-)
-def test_nothing_else_is_swept(tmp_path: Path, name: str):
-    (tmp_path / name).mkdir()
-    publish(tmp_path / "out", PAYLOAD)
-    assert (tmp_path / name).is_dir()
-
-
-def test_a_file_system_without_boot_id_still_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(OSError("no /proc")))
-    assert artifact._boot_id() == "unknown"
 
 
 # ------------------------------------------------------------ verify
@@ -516,7 +466,10 @@ def test_evidence_may_be_left_away_altogether(made: Artifact):
         ('{"schema_version": 1, "files": [1]}', "names no files with their hashes"),
         ('{"schema_version": 1, "files": {"a": 1}}', "names no files with their hashes"),
         ('{"schema_version": 1, "files": {"a": {}}}', "names no files with their hashes"),
-        ('{"schema_version": 1, "files": {"../../etc/passwd": {"sha256": "0"}}}', "etc/passwd is missing"),
+        (
+            '{"schema_version": 1, "files": {"../../etc/passwd": {"sha256": "0"}}}',
+            "outside its folder: '../../etc/passwd'",
+        ),
     ],
 )
 def test_manifests_that_are_refused(made: Artifact, text: str | None, reason: str):
@@ -535,7 +488,7 @@ def test_a_manifest_that_names_a_model_elsewhere_is_refused(made: Artifact, name
 
 
 def test_a_huge_manifest_is_not_read(made: Artifact, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(artifact, "MAX_JSON_BYTES", 10)
+    monkeypatch.setattr(manifest_module, "MAX_JSON_BYTES", 10)
     with pytest.raises(InputRefused, match="larger than 10 bytes"):
         Artifact.open(made.path)
 

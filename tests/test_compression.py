@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import deploycomp
-from deploycomp.artifact import COMPRESSION
+from deploycomp.artifact import COMPRESSION, check_destination
 from deploycomp.compression import compress_model
 from deploycomp.errors import (
     DeploycompError,
@@ -90,6 +90,9 @@ def test_the_folder_is_a_checkpoint_with_its_plan_and_its_report(pruned: Path):
     assert facts["trail"][-1]["cost"] <= 0.6 * facts["trail"][0]["cost"]
     assert [each["cost"] for each in facts["trail"]] == sorted((each["cost"] for each in facts["trail"]), reverse=True)
     assert Recipe.check(report["recipe"]).steps[0] == Prune(flops=0.6)
+    written = {name: each["sha256"] for name, each in report["files"].items()}
+    assert written == {name: digest for name, digest in made.files(pruned).items() if name != COMPRESSION}
+    assert check_destination(pruned, overwrite=True) == pruned  # and so it may be replaced
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, -1], ids=["sums", "teacher", "student", "result"])

@@ -231,6 +231,15 @@ def test_bad_recipes(text: str, where: str, what: str, why: str | None, hint: st
     assert hint is None or (error.hint is not None and error.hint.startswith(hint))
 
 
+@pytest.mark.parametrize("data", [{"model": "m\udce4rz"}, {"evaluate": {"data": "m\udce4rz.jsonl"}}])
+def test_a_name_that_is_not_utf_8_is_refused_before_any_work(data: dict[str, object]):
+    """The manifest could not say it, and would be written at the very end."""
+    with pytest.raises(UsageError, match="a name in the recipe is not UTF-8") as caught:
+        Recipe.check(data, where="command line")
+    assert "m\\udce4" in str(caught.value.why)
+    str(caught.value).encode()
+
+
 def test_a_large_recipe_is_refused(tmp_path: Path):
     text = "# " + "x" * MAX_RECIPE_BYTES + "\nversion: 1\n"
     with pytest.raises(UsageError, match="at most 1,000,000 bytes"):

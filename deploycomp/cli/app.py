@@ -223,8 +223,9 @@ def export(
     from deploycomp.pipeline import export_model
 
     with SINK.progress() as progress:
-        result = export_model(full, output or default_output(full), overwrite=overwrite, progress=progress)
-    SINK.written = result.artifact.path
+        result = export_model(
+            full, output or default_output(full), overwrite=overwrite, progress=progress, published=SINK.publish
+        )
     from deploycomp.report.table import plain_lines, summary_table
 
     report, folder = result.report, _short(result.artifact.path)

@@ -101,6 +101,7 @@ def compress(
     from deploycomp.report import compression_lines
 
     with SINK.progress() as progress:
-        made = compress_model(full, output or default_checkpoint(full), overwrite=overwrite, progress=progress)
-    SINK.written = made.path
+        made = compress_model(
+            full, output or default_checkpoint(full), overwrite=overwrite, progress=progress, published=SINK.publish
+        )
     SINK.result({"output": str(made.path), **made.report}, *compression_lines(made.report), f"written: {made.path}")

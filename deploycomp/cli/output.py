@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
-from deploycomp.artifact import translate_os_error
+from deploycomp.artifact import translate_os_error, write_whole
 from deploycomp.cli import process
 from deploycomp.cli.faults import as_ours
 from deploycomp.cli.process import BUG, READER_LEFT
@@ -80,6 +80,10 @@ class Sink:
         """
         if sys.stdout is None and (self.json or not self.quiet):
             raise _Unheard("stdout is closed", hint=_ELSEWHERE)
+
+    def publish(self, path: Path) -> None:
+        """Take note of what is there from now on."""
+        self.written = path
 
     def result(self, data: Any, *human: RenderableType) -> None:
         """Print a result: as JSON, or as the given lines, documents and renderables unless quiet."""
@@ -308,19 +312,14 @@ def save_text(path: Path, text: str, *, parents: bool = False) -> None:
     """Write beside and rename, so that a file is whole or absent.
 
     Args:
-        path: The file; one that is there is replaced.
+        path: The file; one that is there is replaced, a device or a pipe is written to.
         text: What it will hold.
         parents: Whether its folder is made where it is missing.
 
     Raises:
         EnvironmentFailed: It cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with translate_os_error(path):
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, text)

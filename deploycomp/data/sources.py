@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploycomp.artifact import is_full, scratch
 from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, UsageError
 from deploycomp.readfile import decoding_error, os_error, reading
 
@@ -199,13 +200,13 @@ def _local(files: Sequence[Path], *, name: str, split: str | None) -> Iterator[T
             where=name,
             why=f"this one ends in {suffix or 'nothing'}",
         )
-    with tempfile.TemporaryDirectory(prefix="deploycomp-data-") as folder, _quiet():
+    with scratch("deploycomp-data-") as folder, _quiet():
         # datasets reads a path as a pattern, a URL or a chain of file systems; a plain link is none of those.
-        links = [Path(folder, f"rows-{index:05}{suffix}") for index in range(len(files))]
+        links = [folder / f"rows-{index:05}{suffix}" for index in range(len(files))]
         for link, file in zip(links, files, strict=True):
             link.symlink_to(file.resolve())
         with _refuse_unreadable(name):
-            dataset = _read_files(links, suffix, cache=Path(folder, "cache"))
+            dataset = _read_files(links, suffix, cache=folder / "cache")
         yield Table(name, split, dataset)
 
 
@@ -234,6 +235,8 @@ def _refuse_unreadable(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if is_full(error):  # the place of our cache, and no fault of the data
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__

@@ -226,10 +226,8 @@ def _pipeline(
     over = {"function_to_apply": _FUNCTIONS[runtime["activation"]]} if cross_encoder else {}
 
     def classify(inputs: list[Any], how: Asked) -> list[Any]:
-        pairs = [_pair(item) for item in inputs]
-        return [
-            _classified(each, runtime) for each in pipe(pairs, top_k=None, batch_size=how.batch_size, **over, **cut)
-        ]
+        found = pipe([_pair(item) for item in inputs], top_k=None, batch_size=how.batch_size, **over, **cut)
+        return [_classified(each, runtime) for each in found]
 
     def extract(inputs: list[Any], _how: Asked) -> list[Any]:
         found = pipe(inputs, return_tensors=True, batch_size=1, tokenize_kwargs=cut)  # a batch would keep its padding

@@ -124,7 +124,7 @@ def _open(subject: Subject) -> _Opened:
     folder = subject.candidate.path
     artifact = Artifact.open(folder) if (folder / MANIFEST).is_file() else None
     if artifact:
-        artifact.verify()
+        artifact = artifact.verify()
     session = open_session(subject.model, spinning=False, config={**subject.session, SPINNING: "0"})
     shapes = [each.shape for each in session.get_inputs()]
     batch, sequence = (next((shape[axis] for shape in shapes if isinstance(shape[axis], int)), None) for axis in (0, 1))

@@ -10,12 +10,12 @@ on the CPU is found out.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deploycomp.artifact import scratch
 from deploycomp.errors import EnvironmentFailed, InputRefused
 from deploycomp.external import check_external_data
 
@@ -127,8 +127,8 @@ def _record(request: dict[str, Any], batches: Sequence[Any]) -> list[dict[str, A
     options.log_severity_level = 3
     for key, value in request["session"].items():
         options.add_session_config_entry(key, value)
-    with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder) / "profile")
+    with scratch() as folder:
+        options.profile_file_prefix = str(folder / "profile")
         session = ort.InferenceSession(request["model"], options, providers=NAMES[request["provider"]])
         for index in range(WARMUP_CALLS + CALLS):
             session.run(None, batches[index % len(batches)])

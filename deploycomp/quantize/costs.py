@@ -5,13 +5,12 @@ tokens, (K, N), kind  ─►  milliseconds      the best of many runs: other wor
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from deploycomp.artifact import scratch
 from deploycomp.onnxmodel import OnnxModel
 from deploycomp.quantize.calibrate import Statistics
 from deploycomp.quantize.int8 import quantize
@@ -64,8 +63,8 @@ class Costs:
             statistics = Statistics(inputs)
             statistics.add(x)
             model, _ = quantize(model, Int8(), bits=8, ops="fused", statistics={"x": statistics}, activations=kind)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "product.onnx"
+        with scratch() as folder:
+            path = folder / "product.onnx"
             ir.save(model.model, path)
             return _milliseconds(open_session(path, threads=self.threads), {"x": x})
 

@@ -12,6 +12,7 @@ in FP32, and in INT8 with calibrated ranges, they do not.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from deploycomp.artifact import Artifact
+from deploycomp.artifact import Artifact, Version, read_version, verify_version
 from deploycomp.errors import InputRefused, UsageError
 from deploycomp.runtime import answers, decode
 from deploycomp.runtime.cpu import default_threads
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["Predictor"]
 
 DEFAULT_BATCH_SIZE = 16
+WEIGHTS_SUFFIX = ".data"
+"""What weights outside of the graph are called after it; they are found by the graph's name only."""
 TOKENIZING = 0.05
 """Share of the progress bar that tokenizing gets; running the model takes the rest."""
 DEFAULT_TOP_K = 5
@@ -143,18 +146,27 @@ class Predictor:
         """
         streams = check_count("streams", streams)
         every = default_threads() if threads is None else check_count("threads", threads)
-        artifact = Artifact.open(Path(folder))
-        if verify:
-            artifact.verify()
-        tokenizer = load_tokenizer(artifact.path / "tokenizer.json")
-        config = (artifact.manifest.get("runtime") or {}).get("session")
-        model = artifact.model
-        each = max(1, every // streams)
-        session = open_session(model, threads=each, providers=providers, spinning=spinning, config=config)
-        loaded = Predictor(tokenizer, artifact.manifest, runner(session, model=model), streams=streams)
         options = {"threads": threads, "streams": streams, "providers": providers, "spinning": spinning}
-        loaded._opened = _Opened(str(artifact.path.absolute()), artifact.digest, {**options, "verify": verify})
-        return loaded
+
+        def read(version: Version) -> Predictor:
+            artifact = verify_version(version) if verify else Artifact(version.path, version.manifest)
+            model = artifact.model
+            name = str(artifact.manifest["model"])
+            version.hold(["tokenizer.json", name])
+            tokenizer = version.opened_by(load_tokenizer, "tokenizer.json")
+            opening = functools.partial(
+                open_session,
+                threads=max(1, every // streams),
+                providers=providers,
+                spinning=spinning,
+                config=(artifact.manifest.get("runtime") or {}).get("session"),
+            )
+            session = version.opened_by(opening, name, beside=f"{name}{WEIGHTS_SUFFIX}")
+            loaded = Predictor(tokenizer, artifact.manifest, runner(session, model=model), streams=streams)
+            loaded._opened = _Opened(str(artifact.path.absolute()), artifact.digest, {**options, "verify": verify})
+            return loaded
+
+        return read_version(Path(folder), read)
 
     def __call__(
         self,

@@ -6,13 +6,17 @@ import contextlib
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from deploycomp.artifact import Artifact
+from deploycomp.sealed.contents import check_ours
+from tests import tiny
 from tests.cli import made
+from tests.cli.conftest import Ran
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 GRACE_SECONDS = 20.0
@@ -102,12 +106,42 @@ def test_a_signal_while_measuring_ends_the_child_that_measures(tmp_path: Path):
     assert_gone(workers)
 
 
+@pytest.mark.parametrize("output", ["json", "text"])
+@pytest.mark.parametrize("command", [("export", "--no-benchmark"), ("compress", "--drop-layers", "1")])
+def test_an_interruption_right_after_the_rename_does_not_deny_what_is_there(
+    tmp_path: Path,
+    run: Callable[..., Ran],
+    command: tuple[str, ...],
+    output: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        done = rename(self, target)
+        if target == tmp_path / "out":
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    name, *more = command
+    if name == "compress":
+        rows = made.write_rows(tmp_path.parent / "train.jsonl", [{"text": text} for text in tiny.texts(40)])
+        more += ["--calibration", str(rows)]
+    done = run(name, made.model(), *more, "-o", tmp_path / "out", *(["--json"] if output == "json" else []))
+    assert done.code == 130
+    said = done.json["what"] if output == "json" else done.err.splitlines()[-1]
+    assert said == f"interrupted; see {tmp_path / 'out'}"
+    assert check_ours(tmp_path / "out")  # whole: every file is as it was sealed
+    assert made.entries(tmp_path) == ["out"]
+
+
 @pytest.fixture
 def killed(tmp_path: Path) -> Path:
     """Where a run was killed with its staging folder half full."""
     child = export(tmp_path)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".out.*.partial/artifact/tokenizer.json")):
+    while not list(tmp_path.glob(".out.partial/artifact/tokenizer.json")):
         assert child.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deploycomp.artifact import scratch as temporary
 from deploycomp.compress.answers import Answers, mean_divergence
 from deploycomp.compress.batches import Batch
 from deploycomp.compress.parking import Parked, Parking
@@ -313,8 +313,8 @@ def prune(
         The pruned model, a copy.
     """
     if scratch is None:
-        with tempfile.TemporaryDirectory(prefix="deploycomp-") as made:
-            return prune(model, batches, held_out, costs, budget, method=method, scratch=Path(made), progress=progress)
+        with temporary() as made:
+            return prune(model, batches, held_out, costs, budget, method=method, scratch=made, progress=progress)
     method = method or Method()
     pruner = Pruner(model, batches, held_out, costs, method, scratch)
     trail = pruner.descend(budget, method.rounds, progress or (lambda _message, _share: None))
