@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import typer
 
 from deploycomp.artifact import translate_os_error
-from deploycomp.errors import DeploycompError, EnvironmentFailed, Interrupted, UsageError
+from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, Interrupted, UsageError, panicked
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -148,6 +148,8 @@ def _tell(error: BaseException) -> int:
         error = EnvironmentFailed("memory ran out", hint="close other programs, or take a larger machine")
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         error = UsageError("a path is too long for this system", where=str(error.filename))
+    if panicked(error):
+        error = InputRefused("a library gave up on the input", why=str(error).split("\n")[0])
     if not isinstance(error, DeploycompError):
         _bug(error)
         return BUG
