@@ -38,7 +38,12 @@ def nothing_else_is_read() -> Iterator[None]:
         (event, name)
         for event, name in _HEARD
         if event != "open"
-        or not (name.startswith((*places, *real)) or "/deploycomp-" in name or name.isdecimal() or name.endswith(".py"))
+        or not (
+            name.startswith((*places, *real))
+            or "/deploycomp-" in name
+            or name.isdecimal()
+            or name.endswith((".py", ".pyc"))
+        )
     ]
     assert foreign == []
 
