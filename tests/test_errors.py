@@ -28,7 +28,7 @@ def test_exit_codes_are_those_of_the_table_in_the_docstring(name: str, code: int
 
 def test_the_tree_is_complete():
     assert {kind.__name__ for kind in DeploycompError.__subclasses__()} == set(CODES)
-    assert set(errors.__all__) == {*CODES, "DeploycompError", "Interrupted"}
+    assert set(errors.__all__) == {*CODES, "DeploycompError", "Interrupted", "panicked"}
 
 
 def test_message_has_what_where_why_and_next():

@@ -6,7 +6,7 @@ import errno
 import re
 from collections.abc import Iterator
 
-from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused
+from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, panicked
 from deploycomp.readfile import decoding_error, os_error
 
 __all__ = ["as_ours"]
@@ -45,6 +45,8 @@ def as_ours(error: BaseException) -> DeploycompError | None:
         )
     if isinstance(error, DeploycompError):
         return error
+    if panicked(error):
+        return InputRefused("a library gave up on the input", why=str(error).split("\n")[0])
     if isinstance(error, ImportError):
         return _import(error)
     if isinstance(error, OSError) and error.errno is not None:

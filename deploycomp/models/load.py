@@ -13,6 +13,7 @@ from torch import nn
 from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused
 from deploycomp.models.anatomy import Anatomy, describe
 from deploycomp.models.foreign import python, who, wrapped
+from deploycomp.models.inputs import graph_inputs
 from deploycomp.models.model import TorchModel
 from deploycomp.models.quiet import quiet
 from deploycomp.models.sentence import Sentence, cross_activation, cross_encoder
@@ -66,27 +67,6 @@ _ACTIVATIONS = {
 }
 """What a CrossEncoder's config may name, and what it is called in the manifest."""
 
-_SENSES = {
-    "bbox": "the place of every word on the page",
-    "xpath_tags_seq": "the place of every word in the page's markup",
-    "xpath_subs_seq": "the place of every word in the page's markup",
-    **dict.fromkeys(
-        ("pixel_values", "image", "images", "visual_embeds", "visual_feats", "visual_pos"), "images beside the text"
-    ),
-    **dict.fromkeys(("input_features", "input_values"), "sound"),
-}
-"""Inputs of a forward that no text holds, and what they are."""
-
-_ORDINARY = frozenset((
-    "input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "head_mask", "cls_index",
-    "labels", "start_positions", "end_positions", "is_impossible", "p_mask", "next_sentence_label",
-    "sentence_order_label", "output_attentions", "output_hidden_states", "return_dict", "use_cache", "cache",
-    "past_key_values", "cache_position", "encoder_hidden_states", "encoder_attention_mask", "logits_to_keep",
-    "indices", "cu_seqlens", "max_seqlen", "batch_size", "seq_len", "sliding_window_mask",
-    "args", "kwargs", "question_positions",
-))  # fmt: skip
-"""Inputs of a forward that the graph has, that follow from them, or that serve training and generation only."""
-
 _BUFFERS = ("position_ids", "token_type_ids")
 """Buffers that old versions of transformers stored, and that are computed today."""
 
@@ -118,7 +98,7 @@ def load(
     stage.rehome(tokenizer)
     module.config._name_or_path = source.name
     source = replace(source, config=stage.config, notes=(*source.notes, *stage.notes, *_head_notes(source)))
-    inputs, others = _inputs(module, config, tokenizer, source)
+    inputs, others = graphgraph_inputs(module, config, tokenizer, source)
     anatomy = _described(module, source)
     check_tokenizer(tokenizer, module, source, task)
     labels = _labels(config) if task in ("text-classification", "token-classification") else None
@@ -363,29 +343,6 @@ def _check_finite(module: nn.Module, source: Source) -> None:
             why="NaN or infinity, which training leaves behind when it diverges",
             hint="take an earlier checkpoint",
         )
-
-
-def _inputs(module: Any, config: Any, tokenizer: Any, source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the graph is fed, and a note on what else the model's forward would take.
-
-    Token types are an input where the model embeds them and the tokenizer gives them; otherwise all are 0. So does
-    transformers feed a model: a tokenizer that does not name them makes both texts of a pair the first.
-    """
-    types = getattr(config, "type_vocab_size", None)
-    embedded = types is None or types > 1
-    parameters = list(inspect.signature(module.forward).parameters)
-    needed = [name for name in parameters if name in _SENSES]
-    if needed:
-        raise InputRefused(
-            f"the model reads more than text: {', '.join(needed)}",
-            where=str(source.encoder / "config.json"),
-            why=f"{source.model_type} was trained with {_SENSES[needed[0]]}; without, it would answer otherwise",
-            hint="fine-tune a model that reads text alone",
-        )
-    others = [name for name in parameters if name not in _ORDINARY]
-    notes = (f"the graph has no input {', '.join(others)}; the model answers as without",) if others else ()
-    used = embedded and "token_type_ids" in parameters and "token_type_ids" in tokenizer.model_input_names
-    return ("input_ids", "attention_mask", *(("token_type_ids",) if used else ())), notes
 
 
 def _max_length(module: nn.Module, config: Any, tokenizer: Any, anatomy: Anatomy, sentence: Sentence | None) -> int:

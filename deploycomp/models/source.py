@@ -129,9 +129,9 @@ def resolve(
 
 
 def stamp(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file does: its size, its time, and which file it is."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino
+    """Return what changes when a file does: its size, and its times, of which nobody can set the second."""
+    status = path.stat()  # its inode is no help: file systems in user space give it another one now and then
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _download(model: str, revision: str | None) -> Path:

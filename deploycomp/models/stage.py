@@ -104,7 +104,7 @@ def _fill(root: Path, source: Source, config: dict[str, Any]) -> Path:
 
 
 def _check_unchanged(source: Source) -> None:
-    """Compare size, time and place of every file with those it had when it was hashed."""
+    """Compare every file's size and times with those it had when it was hashed."""
     for name, before in source.stamps.items():
         try:
             changed = stamp(source.path / name) != before

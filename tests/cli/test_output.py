@@ -92,6 +92,14 @@ def test_memory_that_runs_out_is_the_environments(sink: Any, capsys: pytest.Capt
     assert "memory ran out" in capsys.readouterr().err
 
 
+def test_a_panic_of_a_library_is_the_inputs_fault(sink: Any, capsys: pytest.CaptureFixture[str]):
+    panic = type("PanicException", (BaseException,), {})
+    assert code_of(panic("regex: over\nbacktrace")) == 3
+    err = capsys.readouterr().err
+    assert "a library gave up on the input" in err
+    assert "backtrace" not in err
+
+
 def test_a_bug_is_said_to_be_one_without_a_traceback(sink: Any, capsys: pytest.CaptureFixture[str]):
     assert code_of(KeyError("x")) == 70
     out, err = capsys.readouterr()
