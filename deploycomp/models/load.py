@@ -98,7 +98,7 @@ def load(
     stage.rehome(tokenizer)
     module.config._name_or_path = source.name
     source = replace(source, config=stage.config, notes=(*source.notes, *stage.notes, *_head_notes(source)))
-    inputs, others = graphgraph_inputs(module, config, tokenizer, source)
+    inputs, others = graph_inputs(module, config, tokenizer, source)
     anatomy = _described(module, source)
     check_tokenizer(tokenizer, module, source, task)
     labels = _labels(config) if task in ("text-classification", "token-classification") else None
