@@ -1,0 +1,180 @@
+"""The command in this process, watched: its exit code, what it said, what it opened, what it left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from deploycomp.cli.app import app
+from tests.cli.conftest import process, put_back
+
+__all__ = ["Fault", "Ran", "deploycomp", "digests", "watch"]
+
+ENDINGS = (0, 2, 3, 4, 5)
+"""Exit codes that a wrong input may have: 1 is a broken goal, 6 a measurement, 70 a bug."""
+
+
+class Fault(AssertionError):
+    """What must not happen has happened; the message says what."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        """The first line of its error."""
+        return self.err.strip().splitlines()[0] if self.err.strip() else ""
+
+
+def deploycomp(*arguments: object) -> Ran:
+    """Run a command as a user does.
+
+    Raises:
+        Fault: It ended in a way that no input may cause.
+    """
+    before = process()
+    try:
+        with watch() as seen:
+            done = CliRunner().invoke(app, [str(each) for each in arguments])
+    finally:
+        put_back(before)
+    ran = Ran(done.exit_code, done.stdout, done.stderr)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise Fault(f"an exception came through: {type(done.exception).__name__}: {done.exception}"[:300])
+    if "Traceback" in ran.err or "Traceback" in ran.out:
+        raise Fault(f"a traceback was printed: {ran.err[-300:]}")
+    if ran.code == UNTRACED:
+        return ran
+    if ran.code not in ENDINGS:
+        raise Fault(f"exit {ran.code}: {ran.err.strip()[:300]}")
+    if "memory ran out" in ran.err or "not enough memory" in ran.err:
+        raise Fault(f"memory ran out: {ran.err.strip()[:300]}")
+    if ran.code != 0 and not ran.err.startswith("error: "):
+        raise Fault(f"exit {ran.code} without an error that says why: {ran.err.strip()[:300]!r}")
+    if seen:
+        raise Fault(f"{seen[0]} (exit {ran.code})")
+    return ran
+
+
+UNTRACED = 99
+"""Exit code of an export that was accepted, and stopped because no more graphs are traced in this session."""
+
+
+# ------------------------------------------------------------ what is opened
+
+
+CANARY = "canary.txt"
+"""A file that lies beside the input and that no input may bring anyone to open."""
+
+_SEEN: list[str] = []
+_WATCHING = False
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    if not _WATCHING:
+        return
+    if event == "open" and isinstance(args[0], str) and args[0].endswith((CANARY, "/etc/hostname")):
+        _SEEN.append(f"{args[0]} was opened")
+    elif event in ("socket.connect", "socket.getaddrinfo"):
+        _SEEN.append(f"{event} {args[:2]}")
+    elif event == "pickle.find_class":
+        _SEEN.append(f"a pickle was opened: {args}")
+
+
+class watch:
+    """See what is opened, unpickled or connected to inside of a `with`."""
+
+    _hooked = False
+
+    def __enter__(self) -> list[str]:
+        global _WATCHING
+        if not watch._hooked:
+            sys.addaudithook(_hook)  # cannot be removed, so it is added once and switched
+            watch._hooked = True
+        _SEEN.clear()
+        _WATCHING = True
+        return _SEEN
+
+    def __exit__(self, *_: object) -> None:
+        global _WATCHING
+        _WATCHING = False
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file of a folder with its hash."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# ------------------------------------------------------------ one trace for equal models
+
+
+class Traces:
+    """Tracing takes two seconds, and what is mutated seldom is the graph: equal modules are traced once.
+
+    Args:
+        most: How many are traced in all.
+    """
+
+    def __init__(self, most: int):
+        self.left = most
+        self._known: dict[str, tuple[bytes, dict[str, Any]]] = {}
+
+    def install(self) -> None:
+        """Stand between the export step and the tracer."""
+        from deploycomp.export import torch_export
+
+        real = torch_export.export
+        torch_export.export = lambda model, config, *, opset: self._export(real, model, config, opset)
+
+    def _export(self, real: Callable[..., Any], model: Any, config: Any, opset: int) -> Any:
+        import onnx
+        import onnx_ir as ir
+
+        from deploycomp.onnxmodel import OnnxModel
+
+        key = _key(model, config, opset)
+        if key not in self._known:
+            if self.left <= 0:
+                raise SystemExit(UNTRACED)
+            self.left -= 1
+            traced, facts = real(model, config, opset=opset)
+            self._known[key] = (ir.to_proto(traced.model).SerializeToString(), dict(facts))
+            return traced, facts
+        content, facts = self._known[key]
+        graph = ir.from_proto(onnx.ModelProto.FromString(content))
+        return OnnxModel(graph, model.task, model.inputs, model.outputs), dict(facts)
+
+
+_NOT_IN_A_GRAPH = ("id2label", "label2id", "architectures", "problem_type", "dtype", "transformers_version")
+
+
+def _key(model: Any, config: Any, opset: int) -> str:
+    """Everything that a trace follows from."""
+    import torch
+
+    stated = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_IN_A_GRAPH}
+    told = (type(model.module).__name__, sorted(map(str, stated.items())), model.task, model.inputs, model.outputs)
+    digest = hashlib.sha256(repr((told, model.pooling, model.max_length, config, opset)).encode())
+    with io.BytesIO() as buffer:
+        for name, tensor in model.module.state_dict().items():
+            buffer.write(name.encode())
+            buffer.write(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor).encode())
+        digest.update(buffer.getvalue())
+    return digest.hexdigest()
