@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ class Ran:
 
     @property
     def said(self) -> str:
-        """The first line of its error."""
-        return self.err.strip().splitlines()[0] if self.err.strip() else ""
+        """What its error says first."""
+        if self.out.startswith("{"):
+            return str(json.loads(self.out).get("what"))
+        return self.err.strip().partition("\n")[0].removeprefix("error: ")
 
 
 def deploycomp(*arguments: object) -> Ran:
@@ -59,10 +61,10 @@ def deploycomp(*arguments: object) -> Ran:
     if ran.code == UNTRACED:
         return ran
     if ran.code not in ENDINGS:
-        raise Fault(f"exit {ran.code}: {ran.err.strip()[:300]}")
+        raise Fault(f"exit {ran.code}: {(ran.err or ran.out).strip()[:300]}")
     if "memory ran out" in ran.err or "not enough memory" in ran.err:
         raise Fault(f"memory ran out: {ran.err.strip()[:300]}")
-    if ran.code != 0 and not ran.err.startswith("error: "):
+    if ran.code != 0 and not (ran.err.startswith("error: ") or '"what": ' in ran.out):
         raise Fault(f"exit {ran.code} without an error that says why: {ran.err.strip()[:300]!r}")
     if seen:
         raise Fault(f"{seen[0]} (exit {ran.code})")
@@ -129,12 +131,18 @@ class Traces:
     """Tracing takes two seconds, and what is mutated seldom is the graph: equal modules are traced once.
 
     Args:
-        most: How many are traced in all.
+        most: How many mutated models are traced for each subject.
+        honest: Checkpoints that are traced in any case.
     """
 
-    def __init__(self, most: int):
-        self.left = most
+    def __init__(self, most: dict[str, int], honest: Iterable[Path]):
+        from deploycomp.models import resolve
+        from deploycomp.models.load import load
+
+        self.left = dict(most)
+        self.subject = ""
         self._known: dict[str, tuple[bytes, dict[str, Any]]] = {}
+        self._free = {_key(load(resolve(folder))) for folder in honest}
 
     def install(self) -> None:
         """Stand between the export step and the tracer."""
@@ -149,11 +157,12 @@ class Traces:
 
         from deploycomp.onnxmodel import OnnxModel
 
-        key = _key(model, config, opset)
+        key = _key(model)
         if key not in self._known:
-            if self.left <= 0:
-                raise SystemExit(UNTRACED)
-            self.left -= 1
+            if key not in self._free:
+                if self.left.get(self.subject, 1) <= 0:
+                    raise SystemExit(UNTRACED)
+                self.left[self.subject] = self.left.get(self.subject, 1) - 1
             traced, facts = real(model, config, opset=opset)
             self._known[key] = (ir.to_proto(traced.model).SerializeToString(), dict(facts))
             return traced, facts
@@ -165,16 +174,17 @@ class Traces:
 _NOT_IN_A_GRAPH = ("id2label", "label2id", "architectures", "problem_type", "dtype", "transformers_version")
 
 
-def _key(model: Any, config: Any, opset: int) -> str:
-    """Everything that a trace follows from."""
-    import torch
-
-    stated = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_IN_A_GRAPH}
+def _key(model: Any) -> str:
+    """Everything that a trace follows from: the module, its weights, and what its config says that its class knows."""
+    known = type(model.config)().to_dict().keys()
+    stated = {
+        name: value
+        for name, value in model.config.to_dict().items()
+        if name in known and name not in _NOT_IN_A_GRAPH and "dropout" not in name
+    }
     told = (type(model.module).__name__, sorted(map(str, stated.items())), model.task, model.inputs, model.outputs)
-    digest = hashlib.sha256(repr((told, model.pooling, model.max_length, config, opset)).encode())
-    with io.BytesIO() as buffer:
-        for name, tensor in model.module.state_dict().items():
-            buffer.write(name.encode())
-            buffer.write(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor).encode())
-        digest.update(buffer.getvalue())
+    digest = hashlib.sha256(repr((told, model.pooling, model.max_length)).encode("utf-8", "backslashreplace"))
+    for name, tensor in model.module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode("utf-8", "backslashreplace"))
+        digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -37,9 +37,22 @@ def _tensor(model: onnx.ModelProto, draw: Random) -> Any:
 def _location(model: onnx.ModelProto, draw: Random, canary: str) -> None:
     tensor = _tensor(model, draw)
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    places = [f"../{canary}", f"a/../../{canary}", "/etc/hostname", "C:\\x", "..\\x", "model.onnx", "\0", "", ".", "x" * 300]
+    places = [
+        f"../{canary}",
+        f"a/../../{canary}",
+        "/etc/hostname",
+        "C:\\x",
+        "..\\x",
+        "model.onnx",
+        "\0",
+        "",
+        ".",
+        "x" * 300,
+    ]
     where = draw.choice(places)
-    offset, length = draw.choice([("0", "4"), ("-1", "4"), ("0", str(2**62)), (str(2**62), "4"), ("x", "y"), ("0", "0")])
+    offset, length = draw.choice(
+        [("0", "4"), ("-1", "4"), ("0", str(2**62)), (str(2**62), "4"), ("x", "y"), ("0", "0")]
+    )
     del tensor.external_data[:]
     for key, value in (("location", where), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=value)
@@ -114,8 +127,10 @@ def _nested(model: onnx.ModelProto, draw: Random, _: str) -> None:
     """Subgraphs in subgraphs: parsers follow them by recursion."""
     graph = onnx.helper.make_graph([], "inner", [], [])
     for _ in range(draw.choice([5, 30])):
-        node = onnx.helper.make_node("If", ["x"], ["y"], then_branch=graph, else_branch=graph) if _ < 5 else (
-            onnx.helper.make_node("If", ["x"], ["y"], then_branch=graph)
+        node = (
+            onnx.helper.make_node("If", ["x"], ["y"], then_branch=graph, else_branch=graph)
+            if _ < 5
+            else (onnx.helper.make_node("If", ["x"], ["y"], then_branch=graph))
         )
         graph = onnx.helper.make_graph([node], "inner", [], [])
     model.graph.node.append(onnx.helper.make_node("If", ["x"], ["y"], then_branch=graph, else_branch=graph))

@@ -56,11 +56,13 @@ _SCALARS = (
 """What people and attackers write as a value: words that YAML 1.1 reads as something else, tags, anchors, openings."""
 
 _LINES = (
-    "\tversion: 1", "version: 1", "---", "...", "%YAML 1.1", "<<: {version: 2}", "? [a]\n: b", "'': 1", "1: 2", "null: 1",
+    "\tversion: 1", "version: 1", "---", "...", "%YAML 1.1", "<<: {version: 2}", "? [a]\n: b", "'': 1", "1: 2",
+    "null: 1",
     "gate: {max_slowdown: 0.05}", "calibrate: {rows: 1_000}", "evaluate: {data: x.jsonl, limit: 017}", "tune: yes",
     "benchmark: {batch_size: [1:30]}", "tune: on", "keep_fp32: off", "target: no", "task: 2026-01-01", "layout: ~",
     "benchmark: {block_seconds: 1e-3}", "benchmark: {sequence_length: [0o20, 0x10]}", "revision: 1e3", "revision: 0123",
-    "revision: 12:30", "model: 1.0", "model: 2026-01-01", "a: &a [x]\nb: [*a, *a, *a]", "steps: []", "steps: {step: export}",
+    "revision: 12:30", "model: 1.0", "model: 2026-01-01", "a: &a [x]\nb: [*a, *a, *a]", "steps: []",
+    "steps: {step: export}",
 )  # fmt: skip
 """Whole lines: keys that a recipe knows with values that are read in several ways, and keys that it does not know."""
 

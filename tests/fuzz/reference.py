@@ -64,7 +64,8 @@ def reference(folder: Path, task: str) -> Answers:
     Raises:
         Exception: The library cannot load it.
     """
-    return [_tried(_REFERENCES.get(task, _tokens)(folder, task), probe) for probe in PROBES(task)]
+    ask = _REFERENCES.get(task, _tokens)(folder, task)
+    return [_tried(ask, probe) for probe in PROBES(task)]
 
 
 def answer(predictor: Predictor) -> Answers:
@@ -103,34 +104,21 @@ def _unlike(want: np.ndarray, got: np.ndarray) -> str | None:
 def _tried(ask: Callable[[Any], dict[str, Any]], probe: Any) -> dict[str, Any] | None:
     try:
         return ask(probe)
-    except Exception:  # a text that the library itself cannot answer has no right answer
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a text that the library itself cannot answer has no right answer; it even panics
         return None
 
 
 # ------------------------------------------------------------ the original
 
 
-_LOADED: dict[str, tuple[tuple[str, str], Any]] = {}
-"""The last checkpoint that was loaded: every probe asks it."""
-
-
-def _once(key: tuple[str, str], load: Callable[[], Any]) -> Any:
-    if _LOADED.get("last", (None,))[0] != key:
-        _LOADED["last"] = (key, load())
-    return _LOADED["last"][1]
-
-
-def forget() -> None:
-    """Let go of the last checkpoint: the next one may lie in the same folder."""
-    _LOADED.clear()
-
-
-def _classify(folder: Path, task: str) -> Callable[[Any], dict[str, Any]]:
+def _classify(folder: Path, _: str) -> Callable[[Any], dict[str, Any]]:
     import torch
     from transformers import pipeline
 
     asked = {"model": str(folder), "dtype": torch.float32, "device": "cpu", "local_files_only": True}
-    pipe = _once((str(folder), task), lambda: pipeline("text-classification", **asked))
+    pipe = pipeline("text-classification", **asked)
 
     def ask(probe: Any) -> dict[str, Any]:
         text = {"text": probe[0], "text_pair": probe[1]} if isinstance(probe, tuple) else probe
@@ -140,16 +128,12 @@ def _classify(folder: Path, task: str) -> Callable[[Any], dict[str, Any]]:
     return ask
 
 
-def _sentences(folder: Path, task: str) -> Callable[[Any], dict[str, Any]]:
+def _sentences(folder: Path, _: str) -> Callable[[Any], dict[str, Any]]:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    model = _once(
-        (str(folder), task),
-        lambda: SentenceTransformer(
-            str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32}
-        ),
-    )
+    asked = {"device": "cpu", "local_files_only": True, "model_kwargs": {"dtype": torch.float32}}
+    model = SentenceTransformer(str(folder), **asked)
     return lambda probe: {"": model.encode([probe], show_progress_bar=False)[0]}
 
 
@@ -158,12 +142,9 @@ def _tokens(folder: Path, task: str) -> Callable[[Any], dict[str, Any]]:
     import torch
     import transformers
 
-    def load() -> Any:
-        kind = getattr(transformers, tiny.AUTO_CLASSES[task])
-        model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True), model
-
-    tokenizer, model = _once((str(folder), task), load)
+    kind = getattr(transformers, tiny.AUTO_CLASSES[task])
+    model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     def ask(probe: Any) -> dict[str, Any]:
         parts = probe if isinstance(probe, tuple) else (_masked(probe, tokenizer.mask_token),)

@@ -35,11 +35,11 @@ class Session:
 
     Args:
         folder: Where it works.
-        traces: How many graphs it may trace.
+        mutations: How many are to come, roughly: a share of them is traced.
     """
 
     folder: Path
-    traces: int
+    mutations: int
     _child: subprocess.Popen[str] | None = None
     _lines: queue.Queue[str] = field(default_factory=queue.Queue)
     _starts: int = 0
@@ -89,7 +89,7 @@ class Session:
         self._lines = queue.Queue()
         with (folder / "log").open("w", encoding="utf-8") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", "tests.fuzz.worker", str(folder), str(self.traces)],
+                [sys.executable, "-X", "faulthandler", "-m", "tests.fuzz.worker", str(folder), str(self.mutations)],
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
                 stdin=subprocess.PIPE,

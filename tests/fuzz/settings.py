@@ -13,7 +13,8 @@ from tests.fuzz import trees
 from tests.fuzz.mangle import mangle
 
 __all__ = [
-    "CELLS", "CONFIG", "MANIFEST", "ROW", "SENTENCE", "TOKENIZER", "TOKENIZER_CONFIG", "change_number", "change_weights", "hostile_node",
+    "CELLS", "CONFIG", "MANIFEST", "ROW", "SENTENCE", "TOKENIZER", "TOKENIZER_CONFIG", "change_number",
+    "change_weights", "hostile_node",
 ]  # fmt: skip
 
 _PATHS = ["../canary.txt", "canary.txt", "/etc/hostname", "../model/vocab.txt", "evil/repo", "https://127.0.0.1:9/x"]
@@ -31,7 +32,12 @@ CONFIG: dict[str, list[Any]] = {
     "quantization_config": [{"quant_method": "bitsandbytes"}, {}],
     "problem_type": ["regression", "multi_label_classification", "single_label_classification", "other"],
     "num_labels": [1, 2, 3, 4],
-    "id2label": [{"0": "a", "1": "b", "2": "c"}, {"0": "1", "1": "2", "2": "0"}, {"0": "a"}, {"2": "a", "1": "b", "0": "c"}],
+    "id2label": [
+        {"0": "a", "1": "b", "2": "c"},
+        {"0": "1", "1": "2", "2": "0"},
+        {"0": "a"},
+        {"2": "a", "1": "b", "0": "c"},
+    ],
     "label2id": [{"a": 0, "b": 1, "c": 2}, {"negative": 2, "neutral": 1, "positive": 0}],
     "hidden_act": ["gelu", "gelu_new", "relu", "silu", "gelu_fast", "quick_gelu", "tanh"],
     "activation": ["gelu", "relu"],
@@ -77,9 +83,21 @@ CONFIG: dict[str, list[Any]] = {
 
 TOKENIZER_CONFIG: dict[str, list[Any]] = {
     "tokenizer_class": [
-        "BertTokenizer", "BertTokenizerFast", "RobertaTokenizer", "PreTrainedTokenizerFast", "DistilBertTokenizer",
-        "XLMRobertaTokenizer", "T5Tokenizer", "BertJapaneseTokenizer", "LlamaTokenizer", "Evil", "AlbertTokenizer",
-        "TokenizersBackend", "CanineTokenizer", "ElectraTokenizer", "DebertaV2Tokenizer",
+        "BertTokenizer",
+        "BertTokenizerFast",
+        "RobertaTokenizer",
+        "PreTrainedTokenizerFast",
+        "DistilBertTokenizer",
+        "XLMRobertaTokenizer",
+        "T5Tokenizer",
+        "BertJapaneseTokenizer",
+        "LlamaTokenizer",
+        "Evil",
+        "AlbertTokenizer",
+        "TokenizersBackend",
+        "CanineTokenizer",
+        "ElectraTokenizer",
+        "DebertaV2Tokenizer",
     ],
     "do_lower_case": _BOTH,
     "do_basic_tokenize": _BOTH,
@@ -97,7 +115,11 @@ TOKENIZER_CONFIG: dict[str, list[Any]] = {
     "max_length": [8],
     "max_len": [8],
     "model_input_names": [
-        ["input_ids", "attention_mask"], ["input_ids", "token_type_ids", "attention_mask"], ["input_ids"], [], ["pixels"],
+        ["input_ids", "attention_mask"],
+        ["input_ids", "token_type_ids", "attention_mask"],
+        ["input_ids"],
+        [],
+        ["pixels"],
     ],
     "clean_up_tokenization_spaces": _BOTH,
     "split_special_tokens": _BOTH,
@@ -121,7 +143,16 @@ TOKENIZER_CONFIG: dict[str, list[Any]] = {
     "auto_map": [{"AutoTokenizer": ["evil--tok.Evil", None]}],
     "processor_class": ["CLIPProcessor", "BertProcessor"],
     "added_tokens_decoder": [
-        {"7": {"content": "good", "special": False, "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}},
+        {
+            "7": {
+                "content": "good",
+                "special": False,
+                "lstrip": True,
+                "rstrip": False,
+                "normalized": False,
+                "single_word": False,
+            }
+        },
         {"999999": {"content": "new", "special": True}},
         {"0": {"content": "film", "special": True}},
     ],
@@ -148,7 +179,10 @@ TOKENIZER_CONFIG: dict[str, list[Any]] = {
 _TYPED: list[Any] = [
     None,
     {"type": "Lowercase"}, {"type": "NFKC"}, {"type": "StripAccents"}, {"type": "Prepend", "prepend": "▁"},
-    {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": False},
+    {
+        "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
+        "lowercase": False,
+    },
     {"type": "Replace", "pattern": {"Regex": "."}, "content": "good "},
     {"type": "Replace", "pattern": {"Regex": "(x+x+)+y"}, "content": ""},
     {"type": "Replace", "pattern": {"Regex": "("}, "content": ""},
@@ -157,7 +191,8 @@ _TYPED: list[Any] = [
     {"type": "Replace", "pattern": {"Regex": "\\p{Evil}"}, "content": ""},
     {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"Regex": "."}, "content": "xxxxxxxxxx"}] * 7},
     {"type": "Sequence", "normalizers": [], "pretokenizers": [], "processors": []},
-    {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, {"type": "Precompiled", "precompiled_charsmap": "/////w=="},
+    {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+    {"type": "Precompiled", "precompiled_charsmap": "/////w=="},
     {"type": "Split", "pattern": {"Regex": "(a|a)*b"}, "behavior": "Isolated", "invert": False},
     {"type": "Split", "pattern": {"Regex": "(?=)"}, "behavior": "Removed", "invert": True},
     {"type": "Split", "pattern": {"String": "o"}, "behavior": "MergedWithNext", "invert": False},
@@ -166,33 +201,68 @@ _TYPED: list[Any] = [
     {"type": "Metaspace", "replacement": "_____", "prepend_scheme": "never", "split": False},
     {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
     {"type": "FixedLength", "length": 0}, {"type": "CharDelimiterSplit", "delimiter": " "},
-    {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 3, "pair": [], "special_tokens": {}},
-    {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[X]", "type_id": 9}}], "pair": [], "special_tokens": {}},
+    {
+        "type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 3, "pair": [],
+        "special_tokens": {},
+    },
+    {
+        "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[X]", "type_id": 9}}], "pair": [],
+        "special_tokens": {},
+    },
     {
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {"[X]": {"id": "[X]", "ids": [10**6], "tokens": ["[X]"]}},
     },
-    {"type": "BertProcessing", "sep": ["x", 10**9], "cls": ["y", 2]}, {"type": "RobertaProcessing", "sep": ["x", 1], "cls": ["y", 2]},
-    {"type": "WordPiece", "unk_token": "[MISSING]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 0, "vocab": {}},
+    {"type": "BertProcessing", "sep": ["x", 10**9], "cls": ["y", 2]},
+    {"type": "RobertaProcessing", "sep": ["x", 1], "cls": ["y", 2]},
+    {
+        "type": "WordPiece", "unk_token": "[MISSING]", "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 0, "vocab": {},
+    },
     {"type": "WordLevel", "vocab": {"good": 0, "film": 0, "x": 4294967295}, "unk_token": "x"},
     {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]], "dropout": 0.9, "unk_token": None},
     {"type": "Unigram", "unk_id": 99, "vocab": [["a", 0.0]], "byte_fallback": True},
     {"direction": "Left", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
     {"direction": "Right", "max_length": 4, "strategy": "OnlyFirst", "stride": 9},
-    {"strategy": {"Fixed": 10**12}, "direction": "Left", "pad_to_multiple_of": 8, "pad_id": 5, "pad_type_id": 1, "pad_token": "x"},
+    {
+        "strategy": {"Fixed": 10**12}, "direction": "Left", "pad_to_multiple_of": 8, "pad_id": 5, "pad_type_id": 1,
+        "pad_token": "x",
+    },
 ]  # fmt: skip
 """Parts of a tokenizer: honest ones that answer otherwise, expensive ones, and impossible ones."""
 
 _PARTS = ("normalizer", "normalizer", "pre_tokenizer", "post_processor", "model", "truncation", "padding", "decoder")
 
+_WHOLE = {"single_word": False}
+
 TOKENIZER: dict[str, list[Any]] = {
     **dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "truncation", "padding", "model"), _TYPED),
     "added_tokens": [
         [],
-        [{"id": 9, "content": "good", "single_word": False, "lstrip": True, "rstrip": True, "normalized": True, "special": True}],
-        [{"id": 10**6, "content": "new", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}],
+        [
+            {
+                "id": 9,
+                "content": "good",
+                "single_word": False,
+                "lstrip": True,
+                "rstrip": True,
+                "normalized": True,
+                "special": True,
+            }
+        ],
+        [
+            {
+                "id": 10**6,
+                "content": "new",
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": False,
+            }
+        ],
     ],
     "version": ["1.0", "9.9"],
     "lowercase": _BOTH,
@@ -282,8 +352,10 @@ ROW: dict[str, list[Any]] = {
 }
 
 CELLS = (
-    "", " ", "negative", "positive", "neutral ", "0", "1", "-1", "nan", "NA", "null", "1e5", "the, good", 'the "good" film',
-    "a\nb", "a\r\nb", "\ttab", "\0", "=cmd()", "'", '"', "\\", "x" * 200_000, "\ufeffx", "\ud800", "ünïcode", "#", "2026-01-01",
+    "", " ", "negative", "positive", "neutral ", "0", "1", "-1", "nan", "NA", "null", "1e5", "the, good",
+    'the "good" film',
+    "a\nb", "a\r\nb", "\ttab", "\0", "=cmd()", "'", '"', "\\", "x" * 200_000, "\ufeffx", "\ud800", "ünïcode", "#",
+    "2026-01-01",
 )  # fmt: skip
 
 
@@ -326,7 +398,9 @@ def change_weights(folder: Path, draw: Random) -> str:
     elif kind == "length":
         path.write_bytes(draw.choice([0, 1, length - 1, length + 1, 2**40, 2**64 - 1]).to_bytes(8, "little") + data[8:])
     elif kind == "pickle":
-        name = draw.choice(["pytorch_model.bin", "adapter_model.bin", "model.safetensors.index.json", "modeling_evil.py"])
+        name = draw.choice(
+            ["pytorch_model.bin", "adapter_model.bin", "model.safetensors.index.json", "modeling_evil.py"]
+        )
         (folder / name).write_bytes(draw.choice([b"\x80\x04N.", b"{}", b'{"weight_map": {}}', b"raise SystemExit"]))
         return f"{name} beside the weights"
     else:

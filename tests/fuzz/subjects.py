@@ -14,7 +14,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-
 from deploycomp.artifact import MANIFEST, sha256
 from deploycomp.errors import DeploycompError
 from tests import tiny
@@ -22,7 +21,7 @@ from tests.fuzz import graphs, reference, settings, trees, yamlcore
 from tests.fuzz.doors import CANARY, UNTRACED, Fault, Ran, deploycomp, digests, watch
 from tests.fuzz.mangle import mangle, yaml_trap
 
-__all__ = ["EVERY", "SUBJECTS", "Bench", "changes"]
+__all__ = ["EVERY", "SUBJECTS", "Bench", "changes", "traced"]
 
 CHECKPOINTS = (
     ("bert", "text-classification"),
@@ -56,7 +55,6 @@ class Bench:
         self.work.mkdir(parents=True)
         (self.work / CANARY).write_text(f"{CANARY_TEXT}\n" * 3, encoding="utf-8")
         self.copied = None
-        reference.forget()
         return self.work
 
     def copy(self, folder: Path, name: str) -> Path:
@@ -138,7 +136,10 @@ def _as_the_original(folder: Path, out: Path | None) -> str:
     from deploycomp.runtime import Predictor
 
     if out is not None:
-        predictor = Predictor.load(out, verify=True)
+        try:
+            predictor = Predictor.load(out, verify=True)
+        except DeploycompError as error:
+            raise Fault(f"accepted, and then it cannot be opened: {error}") from None
     else:
         from deploycomp.assess import source_predictor
         from deploycomp.models import resolve
@@ -155,6 +156,8 @@ def _as_the_original(folder: Path, out: Path | None) -> str:
         got = reference.answer(predictor)
     except DeploycompError as error:
         raise Fault(f"accepted, and then it cannot answer: {error.what}") from None
+    except Exception as error:
+        raise Fault(f"accepted, and then the predictor raises {type(error).__name__}: {error}") from None
     said = reference.difference(want, got, predictor.task)
     if said:
         raise Fault(f"{predictor.task} answers otherwise than the original: {said}")
@@ -242,12 +245,9 @@ def _artifact(bench: Bench, draw: Random, folder: Path) -> str:
     data = _write_rows(bench.work / "rows.jsonl", bench.rows)
     commands = (("inspect", folder), ("evaluate", folder, data), ("export", "--recipe", folder, "--dry-run"))
     ran = deploycomp(*draw.choice(commands))
-    from deploycomp.runtime import Predictor
-
-    try:
-        got = reference.answer(Predictor.load(folder, verify=True))
-    except DeploycompError as error:
-        return f"refused {error.exit_code} (the command: {ran.code})"
+    got = _opened(folder)
+    if isinstance(got, DeploycompError):
+        return f"refused {got.exit_code} (the command: {ran.code})"
     said = reference.difference(bench.answers, got, "text-classification")
     if said:
         raise Fault(f"a changed artifact was verified and answers otherwise: {said}")
@@ -257,16 +257,24 @@ def _artifact(bench: Bench, draw: Random, folder: Path) -> str:
 def _resealed(folder: Path) -> str:
     """What an attacker sealed is that attacker's model: it is refused, or runs without harm."""
     ran = deploycomp("inspect", folder)
+    got = _opened(folder)
+    return f"refused {got.exit_code}" if isinstance(got, DeploycompError) else f"runs (inspect: {ran.code})"
+
+
+def _opened(folder: Path) -> reference.Answers | DeploycompError:
+    """What an artifact answers, or the reason why it does not."""
     from deploycomp.runtime import Predictor
 
     try:
         with watch() as seen:
-            reference.answer(Predictor.load(folder, verify=True))
+            answers = reference.answer(Predictor.load(folder, verify=True))
     except DeploycompError as error:
-        return f"refused {error.exit_code} (inspect: {ran.code})"
+        return error
+    except Exception as error:
+        raise Fault(f"Predictor raises {type(error).__name__}: {error}"[:300]) from None
     if seen:
         raise Fault(seen[0])
-    return f"runs (inspect: {ran.code})"
+    return answers
 
 
 def _seal(folder: Path) -> None:
@@ -292,10 +300,9 @@ def _recipe(bench: Bench, draw: Random) -> Told:
     path = bench.fresh() / "recipe.yaml"
     path.write_bytes(mangle(data, draw) if draw.random() < BYTES else data)
     ran = deploycomp("export", "some-model", "--recipe", path, "--dry-run", "--json")
-    said = json.loads(ran.out)
     if ran.code != 0:
-        return f"refused {ran.code}", f"{name}: {said['what']}"
-    wrong = yamlcore.misread(path.read_text(encoding="utf-8"), said)
+        return f"refused {ran.code}", f"{name}: {ran.said}"
+    wrong = yamlcore.misread(path.read_text(encoding="utf-8"), json.loads(ran.out))
     if wrong:
         raise Fault(f"a value is read otherwise than YAML 1.2 reads it: {wrong}")
     return "read as written", name
@@ -314,7 +321,7 @@ def _rows(bench: Bench, draw: Random) -> Told:
     path.write_bytes(mangle(data, draw) if draw.random() < 0.4 else data)
     ran = deploycomp("evaluate", bench.artifact, path, "--json")
     if ran.code != 0:
-        return f"refused {ran.code}", f"{kind}: {json.loads(ran.out)['what']}"
+        return f"refused {ran.code}", f"{kind}: {ran.said}"
     honest = _honest(path, kind)
     if honest is None:
         return "accepted, not judged", kind
@@ -408,7 +415,9 @@ def _self_check(bench: Bench, _: Random) -> Told:
     if said := reference.difference(reference.reference(bench.checkpoints[key], key[1]), bench.answers, key[1]):
         return f"an honest artifact differs: {said}", ""
     harms: dict[str, Callable[[Path], object]] = {
-        "labels": lambda folder: _edit(folder / "config.json", id2label={"0": "positive", "1": "negative", "2": "neutral"}),
+        "labels": lambda folder: _edit(
+            folder / "config.json", id2label={"0": "positive", "1": "negative", "2": "neutral"}
+        ),
         "side": lambda folder: _edit(folder / "tokenizer_config.json", truncation_side="left"),
         "weights": lambda folder: settings.change_number(folder / "model.safetensors"),
     }
@@ -429,7 +438,7 @@ def changes(bench: Bench) -> str:
     """What the files of the input at hand say now, beside what they said."""
     if bench.copied is None:
         files = [path for path in sorted(bench.work.iterdir()) if path.is_file() and path.name != CANARY]
-        return "\n".join(f"{path.name}: {path.read_bytes()[:1500]!r}" for path in files)
+        return "\n".join(f"{path.name}: {path.read_bytes()[:SHOWN]!r}" for path in files)
     before, after = map(digests, bench.copied)
     told: list[str] = []
     for name in sorted(before.keys() | after.keys()):
@@ -439,6 +448,7 @@ def changes(bench: Bench) -> str:
 
 
 DIFFERENCES = 12
+SHOWN = 900
 WIDTH = 160
 
 
@@ -471,6 +481,14 @@ SUBJECTS: dict[str, tuple[float, Callable[[Bench, Random], Told]]] = {
 }
 """Name → its share of all mutations, and what is done."""
 
+TRACES_OF = {"config": 20, "sentence": 25, "weights": 20, "tokenizer": 70, "tokenizer-config": 40}
+"""One mutated model in so many is traced; what else is accepted is judged as it was loaded."""
+
+
+def traced(mutations: int) -> dict[str, int]:
+    """How many mutated models are traced for each subject, of so many mutations in all."""
+    return {name: max(1, round(mutations * SUBJECTS[name][0] / each)) for name, each in TRACES_OF.items()}
+
+
 EVERY = {**{name: way for name, (_, way) in SUBJECTS.items()}, "self-check": _self_check}
 """Those, and the check of the check."""
-

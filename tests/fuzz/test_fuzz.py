@@ -20,16 +20,13 @@ import pytest
 from tests.fuzz.session import Session
 from tests.fuzz.subjects import SUBJECTS
 
-TRACES_OF = 40
-"""One graph is traced for so many mutations: a trace takes seconds, and equal models are traced once."""
 SHOWN = 40
 """So many faults are printed in full."""
 
 
 @pytest.fixture(scope="module")
 def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    traces = 10 + request.config.getoption("mutations") // TRACES_OF
-    made = Session(tmp_path_factory.mktemp("fuzz"), traces)
+    made = Session(tmp_path_factory.mktemp("fuzz"), request.config.getoption("mutations"))
     yield made
     made.stop()
 

@@ -1,6 +1,6 @@
 """The process that is fuzzed: one mutation a line comes in, one line goes out with what became of it.
 
-    python -m tests.fuzz.worker FOLDER TRACES
+    python -m tests.fuzz.worker FOLDER MUTATIONS
 
 A process of its own, because a mutation may crash, hang or fill the memory of whoever reads it.
 """
@@ -21,24 +21,25 @@ from typing import Any
 __all__ = ["main"]
 
 
-def main(root: Path, traces: int) -> None:
+def main(root: Path, mutations: int) -> None:
     """Answer until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print belongs to the log
     warnings.simplefilter("ignore")
     from tests.fuzz.doors import Traces
-    from tests.fuzz.subjects import Bench
+    from tests.fuzz.subjects import Bench, traced
 
     _quiet()
     bench = Bench(root)
-    Traces(traces).install()
-    assert bench.checkpoints
+    traces = Traces(traced(mutations), bench.checkpoints.values())
+    traces.install()
     assert bench.answers
     gc.collect()
     gc.freeze()  # what is imported by now is never garbage
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
+        traces.subject = asked["subject"]
         print(json.dumps({**asked, **_one(bench, **asked)}), file=answers, flush=True)
 
 

@@ -19,6 +19,11 @@ _WORDS = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
+_FLAGS = {
+    True: ("true", "yes", "on", "y", "t", "1", "1.0"),
+    False: ("false", "no", "off", "n", "f", "0", "0.0", "-0.0"),
+}
+"""Words for a flag: `yes` is text, and where a flag is asked for it can mean one thing only."""
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
 
@@ -57,11 +62,9 @@ _ABSENT = object()
 
 def _at(value: Any, path: tuple[Any, ...]) -> Any:
     for part in path:
-        if isinstance(value, dict) and part in value:
+        try:
             value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
+        except (KeyError, IndexError, TypeError):
             return _ABSENT
     return value
 
@@ -85,7 +88,9 @@ def _meaning(leaf: Any) -> Any:
 
 def _same(meant: Any, found: Any) -> bool:
     """The same value, or the same number however it is written."""
-    if meant is None or found is None or isinstance(meant, bool) or isinstance(found, bool):
+    if isinstance(found, bool):
+        return str(meant).lower() in _FLAGS[found]
+    if meant is None or found is None or isinstance(meant, bool):
         return meant is found
     try:
         return float(meant) == float(found)
