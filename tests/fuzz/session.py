@@ -27,6 +27,7 @@ GROWTH_BYTES = 1_000_000_000
 """The most that a mutation of a tiny model may take on top: a trace takes 50 MB."""
 START_SECONDS = 300.0
 LOOK = 0.05
+LINES = 12
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Session:
                 fault = self._watch(child, base, *began)
             if fault:
                 self.stop()
-                return {**asked, "fault": fault, "done": self._last_words()}
+                return {**asked, "fault": fault, "done": f"{self._input()}\n{self._last_words()}"}
 
     def stop(self) -> None:
         """End the process and all that it started."""
@@ -102,9 +103,15 @@ class Session:
         assert json.loads(self._lines.get(timeout=START_SECONDS)) == {"ready": True}
         return self._child
 
+    def _input(self) -> str:
+        """What the process was given when it ended."""
+        from tests.fuzz.subjects import Bench, changes
+
+        return changes(Bench(self.folder / str(self._starts)))
+
     def _last_words(self) -> str:
         log = (self.folder / str(self._starts) / "log").read_text(encoding="utf-8", errors="replace")
-        return "\n".join(log.strip().splitlines()[-12:])
+        return "\n".join([line for line in log.strip().splitlines() if "Loading weights" not in line][-LINES:])
 
 
 def _read(child: subprocess.Popen[str], lines: queue.Queue[str]) -> None:

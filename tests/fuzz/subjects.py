@@ -8,7 +8,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -32,6 +32,8 @@ CHECKPOINTS = (
     ("bert", "sentence-similarity"),
 )
 ROWS = 12
+COPIED = "copied"
+"""A note that says what the input at hand was copied from, and the copy: also read after the process was killed."""
 CANARY_TEXT = "canary-7f3a"
 """What stands in the file that no input may bring into an artifact or a message."""
 
@@ -41,8 +43,6 @@ class Bench:
     """Where one session works: inputs that are copied and never changed, and a folder for the one at hand."""
 
     root: Path
-    copied: tuple[Path, Path] | None = field(init=False, default=None)
-    """What the input at hand was copied from, and the copy."""
 
     @property
     def work(self) -> Path:
@@ -54,13 +54,12 @@ class Bench:
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
         (self.work / CANARY).write_text(f"{CANARY_TEXT}\n" * 3, encoding="utf-8")
-        self.copied = None
         return self.work
 
     def copy(self, folder: Path, name: str) -> Path:
         """A copy of an honest folder, to break."""
         copied = Path(shutil.copytree(folder, self.fresh() / name))
-        self.copied = (folder, copied)
+        (self.work / COPIED).write_text(f"{folder}\n{copied}", encoding="utf-8")
         return copied
 
     @cached_property
@@ -123,7 +122,7 @@ def _check_traces(bench: Bench, before: dict[str, str], folder: Path, out: Path,
     """All or nothing is written, the source is as it was, and nothing of another file comes through."""
     if digests(folder) != before:
         raise Fault("the source was changed")
-    left = {path.name for path in bench.work.iterdir()} - {"model", CANARY, "out" if ran.code == 0 else ""}
+    left = {path.name for path in bench.work.iterdir()} - {"model", CANARY, COPIED, "out" if ran.code == 0 else ""}
     if left:
         raise Fault(f"exit {ran.code} left {sorted(left)}")
     written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file()) if ran.code == 0 else b""
@@ -348,8 +347,7 @@ def _jsonl(rows: list[dict[str, Any]], draw: Random) -> bytes:
         number = draw.randrange(len(lines))
         kind = draw.choice(["tree", "tree", "tree", "blank", "cut", "twice", "swap", "comment", "array"])
         if kind == "tree":
-            tree = trees.read(lines[number]) if lines[number].startswith(b"{") else trees.Pairs()
-            lines[number] = trees.write(trees.change(tree, draw, keys=settings.ROW))
+            lines[number] = _row(lines[number], draw)
         elif kind == "cut":
             lines[number] = lines[number][: len(lines[number]) // 2]
         elif kind == "twice":
@@ -359,6 +357,13 @@ def _jsonl(rows: list[dict[str, Any]], draw: Random) -> bytes:
         else:
             lines.insert(number, {"blank": b"  ", "comment": b"// no row", "array": b"[1, 2]"}[kind])
     return b"\n".join(lines) + draw.choice([b"\n", b""])
+
+
+def _row(line: bytes, draw: Random) -> bytes:
+    try:
+        return trees.write(trees.change(trees.read(line), draw, keys=settings.ROW))
+    except (ValueError, RecursionError):  # it was changed before and is no JSON any more
+        return line
 
 
 def _table(rows: list[dict[str, Any]], draw: Random, comma: str) -> bytes:
@@ -436,15 +441,17 @@ def _edit(path: Path, **values: Any) -> None:
 
 def changes(bench: Bench) -> str:
     """What the files of the input at hand say now, beside what they said."""
-    if bench.copied is None:
+    note = bench.work / COPIED
+    if not note.exists():
         files = [path for path in sorted(bench.work.iterdir()) if path.is_file() and path.name != CANARY]
         return "\n".join(f"{path.name}: {path.read_bytes()[:SHOWN]!r}" for path in files)
-    before, after = map(digests, bench.copied)
+    folders = [Path(line) for line in note.read_text(encoding="utf-8").splitlines()]
+    before, after = map(digests, folders)
     told: list[str] = []
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
-            told += _changed(*(_lines(folder / name) for folder in bench.copied), name)
-    return f"{bench.copied[0].name}\n" + "\n".join(told[:DIFFERENCES])
+            told += _changed(*(_lines(folder / name) for folder in folders), name)
+    return f"{folders[0].name}\n" + "\n".join(told[:DIFFERENCES])
 
 
 DIFFERENCES = 12
@@ -481,7 +488,7 @@ SUBJECTS: dict[str, tuple[float, Callable[[Bench, Random], Told]]] = {
 }
 """Name → its share of all mutations, and what is done."""
 
-TRACES_OF = {"config": 20, "sentence": 25, "weights": 20, "tokenizer": 70, "tokenizer-config": 40}
+TRACES_OF = {"config": 40, "sentence": 50, "weights": 40, "tokenizer": 140, "tokenizer-config": 80}
 """One mutated model in so many is traced; what else is accepted is judged as it was loaded."""
 
 
