@@ -157,9 +157,10 @@ class Traces:
 
         from deploycomp.onnxmodel import OnnxModel
 
-        key = _key(model)
+        module = _key(model)
+        key = f"{module} {config!r} {opset}"
         if key not in self._known:
-            if key not in self._free:
+            if module not in self._free:
                 if self.left.get(self.subject, 1) <= 0:
                     raise SystemExit(UNTRACED)
                 self.left[self.subject] = self.left.get(self.subject, 1) - 1

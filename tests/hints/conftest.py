@@ -34,6 +34,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     monkeypatch.chdir(tmp_path)
     rows = [json.loads(line) for line in made.labelled().read_text(encoding="utf-8").splitlines()]
     other = [{"sentence": row["text"], "intent": row["label"]} for row in rows]
+    captions = [{"caption": row["text"], "label": row["label"]} for row in rows]
     unknown = [{**row, "label": "unknown", "intent": row["label"]} for row in rows]
     splits, train = tmp_path / "splits", tmp_path / "train"
     splits.mkdir()
@@ -52,6 +53,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         "FP32": made.fp32().path,
         "ROWS": made.labelled(),
         "OTHER": made.write_rows(tmp_path / "other.jsonl", other),
+        "CAPTIONS": made.write_rows(tmp_path / "captions.jsonl", captions),
         "UNKNOWN": made.write_rows(tmp_path / "unknown.jsonl", unknown),
         "TRAINING": made.write_rows(tmp_path / "training.jsonl", [{"text": text} for text in tiny.texts(60, seed=8)]),
         "SPLITS": splits,

@@ -48,7 +48,7 @@ class Reason:
 
 
 GATE = "gate {FP32} --baseline {INT8} --sequence-length 8 --threads 1"
-FAILS = "fails the gate"
+FAILS = '"verdict": "fail"'
 """The candidate is larger, which the gate says without measuring."""
 
 _NO_MODULES = "use a model of Transformer, Pooling and optionally Normalize, or --task feature-extraction"
@@ -69,7 +69,7 @@ FOLLOWED = (
         "compress {M} --prune-vocabulary -o {OUT}",
         given="{TRAINING}",
     ),
-    Case("--column text=sentence", "evaluate {FP32} {OTHER} --column nonsense", ends=2, then="--column label=intent"),
+    Case("--column text=sentence", "evaluate {FP32} {OTHER} --column nonsense"),
     Case("--eval DATA", f"{GATE} --limit 5", given="{ROWS}", ends=1, then=FAILS),
     Case("--eval test.jsonl", "export {M} --limit 5 --dry-run", given="{ROWS}"),
     Case("--factorize size=50%", "export {M} --factorize-method svd --dry-run"),
@@ -144,7 +144,7 @@ FOLLOWED = (
         f"export {{M}} --int8 --attention int8 --activations dynamic --calibration {{TRAINING}} {QUICK}",
         without="--attention",
     ),
-    Case("name it: --column {}={}", "evaluate {FP32} {OTHER} --column label=intent", given="text=sentence"),
+    Case("name it: --column {}={}", "evaluate {FP32} {CAPTIONS}", given="text=caption"),
     Case("name it: --split {}", "evaluate {FP32} {TRAIN}"),
     Case("name it: --task {}", f"export {{ANONYMOUS}} {QUICK}"),
     Case("name the task: --task {}", f"export {{STRANGE}} {QUICK}", given="feature-extraction"),

@@ -35,7 +35,7 @@ TO_TYPE = re.compile(
 
 TYPED = sorted({hint.text for hint in hints() if TO_TYPE.search(hint.text)})
 
-_ALTERNATIVES = re.compile(r",? or (?=--|name|accept|choose|calibrate|an?\b)|; (?!from)|, (?=--)|: (?=--|deploycomp)")
+_ALTERNATIVES = re.compile(r",? or (?=--|\w+ )|; |, (?=--|\w+=\d)|: (?=--|deploycomp)| or (?=\w+=)")
 _PROSE = ("exports", "for", "writes", "measures", "saves", "that", "beside", "away", "out,")
 """Words that end what is to be typed."""
 _PLACEHOLDERS = ("MODEL", "DATA", "FILE", "FOLDER", "ARTIFACT", "BASELINE", "train.jsonl", "test.jsonl", "label=…")
@@ -132,7 +132,7 @@ def test_a_hint_leads_on(case: Case, run: Run, world: World):
     done = run(*command, *([] if command == ["recipes"] else ["--json"]))
     assert done.code == case.ends, f"{command}\n{done.out}{done.err}"
     if case.then:
-        assert case.then in done.out + done.err
+        assert case.then in done.out.replace("\\n", "\n"), done.out
         assert json.loads(done.out).get("what") != said["what"]
 
 
