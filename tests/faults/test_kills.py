@@ -84,7 +84,17 @@ def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return out, second["seconds"]
 
 
-def test_killed_at_any_moment(zygote: Zygote, whole: tuple[Path, float], tmp_path: Path, pytestconfig: pytest.Config):
+@pytest.fixture(scope="module")
+def other(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another artifact, which stands where the new one will."""
+    out = tmp_path_factory.mktemp("other") / "out"
+    assert zygote.run(*arguments(out), "--int8")["ended"] == 0
+    return out
+
+
+def test_killed_at_any_moment(
+    zygote: Zygote, whole: tuple[Path, float], other: Path, tmp_path: Path, pytestconfig: pytest.Config
+):
     (new, seconds), source = whole, made.files(made.model())
     seed, only = pytestconfig.getoption("seed"), pytestconfig.getoption("only")
     old = made.files(other)
