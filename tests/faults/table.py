@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ROWS", "Row"]
+__all__ = ["MERGED", "ROWS", "Row", "tests_of"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,45 @@ class Row:
     tests: tuple[str, ...] = ()
     why: str = ""
 
+
+MERGED: dict[int, tuple[str, ...]] = {
+    13: (
+        "data/test_variety.py::test_poor_rows",
+        "data/test_variety.py::test_rows_without_text_are_refused",
+        "test_calibration.py::test_rows_that_say_nothing_are_refused_before_anything_is_computed",
+        "test_calibration.py::test_the_same_text_again_and_again_is_said_aloud",
+        "test_calibration.py::test_five_rows_where_256_are_wanted_are_said_aloud",
+    ),
+    14: (
+        "data/test_overlap.py::test_the_same_inputs_are_one_row",
+        "test_calibration.py::test_many_rows_in_common_are_refused_with_their_number",
+        "test_calibration.py::test_a_few_rows_in_common_are_left_out_and_that_is_said",
+    ),
+    22: (
+        "test_external.py::test_places_refused_by_their_names",
+        "test_external.py::test_places_refused_by_what_they_are_and_nothing_is_opened",
+        "test_external.py::test_the_file_holds_what_the_tensor_says",
+        "test_external.py::test_every_reader_refuses",
+    ),
+    24: ("test_external.py::test_a_large_graph_is_walked_without_its_weights",),
+    25: ("test_external.py::test_any_bytes_are_walked_in_time", "test_external.py::test_a_deep_graph_ends"),
+    31: (
+        "sealed/test_contents.py::test_what_a_user_put_into_an_artifact_is_named_and_kept",
+        "sealed/test_contents.py::test_a_folder_without_a_valid_list_is_left_alone",
+    ),
+    33: ("sealed/test_staging.py::test_an_interruption_at_any_line_leaves_the_old_or_the_new_and_tells_which",),
+    37: ("sealed/test_claim.py::test_of_many_at_once_one_wins",),
+    38: (
+        "sealed/test_claim.py::test_a_process_number_that_was_given_again_is_dead",
+        "sealed/test_claim.py::test_a_run_elsewhere_is_kept_while_it_may_live",
+        "sealed/test_claim.py::test_a_lock_that_is_held_is_life",
+    ),
+    49: (
+        "test_recipe.py::test_a_scalar_is_what_the_core_schema_says",
+        "test_recipe.py::test_numbers_of_a_recipe_are_those_of_the_core_schema",
+    ),
+}
+"""Tests of other rooms, by row."""
 
 ROWS = (
     Row(
@@ -101,7 +140,8 @@ ROWS = (
         ),
     ),
     Row(
-        11, "a label map with a gap, a duplicate, or permuted", "refused (3); permuted: stopped (4) with the permutation",
+        11, "a label map with a gap, a duplicate, or permuted",
+        "refused (3); permuted: stopped (4) with the permutation",
         (
             "models/test_audit.py::test_contradictions_in_the_config_are_refused",
             "evaluate/test_labels.py::test_two_swapped_labels_are_refused",
@@ -384,3 +424,8 @@ ROWS = (
         ),
     ),
 )  # fmt: skip
+
+
+def tests_of(row: Row) -> tuple[str, ...]:
+    """Every test of a row, those of other rooms too."""
+    return (*row.tests, *MERGED.get(row.number, ()))

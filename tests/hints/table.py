@@ -85,7 +85,7 @@ FOLLOWED = (
         without="--fp16",
     ),
     Case("--int8", "export {M} --activations static --dry-run"),
-    Case("--max-drop 0.5% --eval DATA", f"{GATE} --max-drop 1%", given="{ROWS}", ends=2, then="cannot be decided"),
+    Case("--max-drop 0.5% --eval DATA", f"{GATE} --max-drop 1%", given="{ROWS}", ends=1, then=FAILS),
     Case("--retrained --eval DATA", f"{GATE} --retrained", given="{ROWS}", ends=1, then=FAILS),
     Case("--prune 1.5x --recover 3", "export {M} --recover 3 --dry-run"),
     Case(
@@ -191,8 +191,8 @@ NOT_FOLLOWED = {
     "choose --batch-size and --sequence-length that both can run": Reason(("gate",), _CLOCK),
     "choose an --output that you may write to": Reason(("export",), _ENVIRONMENT),
     'convert it once, at your own risk and away from anything precious: python -c "import torch, safetensors.torch '
-    "as s; w = torch.load('{}', map_location='cpu', weights_only=True); s.save_file({k: v.clone().contiguous() for k, v "
-    "in w.items()}, 'model.safetensors', metadata={'format': 'pt'})\"": Reason(
+    "as s; w = torch.load('{}', map_location='cpu', weights_only=True); s.save_file({k: v.clone().contiguous() for k, "
+    "v in w.items()}, 'model.safetensors', metadata={'format': 'pt'})\"": Reason(
         (), "followed in tests/models/test_weights.py::test_the_conversion_to_type_works"
     ),
     "convert it to tokenizer.json with transformers.convert_slow_tokenizer": Reason((), _PYTHON),

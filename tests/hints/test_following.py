@@ -29,13 +29,14 @@ Run = Callable[..., Any]
 World = dict[str, Path]
 
 TO_TYPE = re.compile(
-    r"--[a-z]|\bdeploycomp [a-z-]|^\{\} \S|pip install|python -c|\b(transformers|tokenizer)\.\w|\w\.\w+\("
+    r"--[a-z]|\bdeploycomp (?!that)[a-z-]|^\{\} (?!without)\S|pip install|python -c|"
+    r"\b(transformers|tokenizer)\.(?!json)\S|\w\.\w+\("
 )
 """What a hint that can be typed holds."""
 
 TYPED = sorted({hint.text for hint in hints() if TO_TYPE.search(hint.text)})
 
-_ALTERNATIVES = re.compile(r",? or (?=--|\w+ )|; |, (?=--|\w+=\d)|: (?=--|deploycomp)| or (?=\w+=)")
+_ALTERNATIVES = re.compile(r",? or (?=--|\w+:? )|; |, (?=--|\w+=\d)|: (?=--|deploycomp)| or (?=\w+=)")
 _PROSE = ("exports", "for", "writes", "measures", "saves", "that", "beside", "away", "out,")
 """Words that end what is to be typed."""
 _PLACEHOLDERS = ("MODEL", "DATA", "FILE", "FOLDER", "ARTIFACT", "BASELINE", "train.jsonl", "test.jsonl", "label=…")
