@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.faults.table import ROWS, Row, tests_of  # noqa: E402  the root is not installed
+from tests.faults.table import ROWS, Row, shown_by  # noqa: E402  the root is not installed
 
 PAGE = ROOT / "docs" / "reliability.md"
 LAST = ROOT / "benchmarks" / "reliability.json"
@@ -80,7 +80,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
         outcomes, results = Path(place, "outcomes.json"), Path(place, "junit.xml")
         more = (f"--mutations={asked.mutations}", f"--kills={asked.kills}", f"--seed={asked.seed}")
         _pytest("tests/fuzz", "tests/faults/test_kills.py", f"--outcomes={outcomes}", *more)
-        named = sorted({f"tests/{test}" for row in ROWS for test in tests_of(row) if "fuzz/" not in test})
+        named = sorted({f"tests/{test}" for row in ROWS for test in shown_by(row) if "fuzz/" not in test})
         _pytest(*named, f"--junit-xml={results}")
         found = json.loads(outcomes.read_text(encoding="utf-8"))
         passed, failed = _results(results)
@@ -108,7 +108,7 @@ def _results(path: Path) -> tuple[set[str], set[str]]:
 
 
 def _state(row: Row, ran: set[str], failed: set[str]) -> str:
-    tests = {test for test in tests_of(row) if "fuzz/" not in test}
+    tests = {test for test in shown_by(row) if "fuzz/" not in test}
     if not tests:
         return "not tested"
     return "failed" if tests & failed else "passed" if tests <= ran else "not run"
@@ -120,7 +120,7 @@ def static_part() -> str:
 
 
 def _line(row: Row) -> str:
-    tests = [f"`{test.rpartition('::')[2]}` in `{test.partition('::')[0]}`" for test in tests_of(row)]
+    tests = [f"`{test.rpartition('::')[2]}` in `{test.partition('::')[0]}`" for test in shown_by(row)]
     return (
         f"| {row.number} | {row.fault} | {row.behaviour} | {'<br>'.join([*tests, *([row.why] if row.why else [])])} |"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MERGED", "ROWS", "Row", "tests_of"]
+__all__ = ["MERGED", "ROWS", "Row", "shown_by"]
 
 
 @dataclass(frozen=True)
@@ -426,6 +426,6 @@ ROWS = (
 )  # fmt: skip
 
 
-def tests_of(row: Row) -> tuple[str, ...]:
+def shown_by(row: Row) -> tuple[str, ...]:
     """Every test of a row, those of other rooms too."""
     return (*row.tests, *MERGED.get(row.number, ()))

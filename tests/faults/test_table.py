@@ -8,18 +8,18 @@ from functools import cache
 
 from benchmarks.reliability import PAGE, static_part
 from tests.cli.made import ROOT
-from tests.faults.table import ROWS, tests_of
+from tests.faults.table import ROWS, shown_by
 
 FAULTS = 54
 
 
 def test_every_fault_has_tests_or_a_reason():
     assert [row.number for row in ROWS] == list(range(1, FAULTS + 1))
-    assert [row.number for row in ROWS if not tests_of(row) and not row.why] == []
+    assert [row.number for row in ROWS if not shown_by(row) and not row.why] == []
 
 
 def test_every_test_of_the_table_exists():
-    named = [test for row in ROWS for test in tests_of(row)]
+    named = [test for row in ROWS for test in shown_by(row)]
     assert [test for test in named if test.partition("::")[2] not in _tests(test.partition("::")[0])] == []
 
 
