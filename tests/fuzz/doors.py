@@ -173,7 +173,17 @@ class Traces:
         return OnnxModel(graph, model.task, model.inputs, model.outputs), dict(facts)
 
 
-_NOT_IN_A_GRAPH = ("id2label", "label2id", "architectures", "problem_type", "dtype", "transformers_version")
+_NOT_IN_A_GRAPH = (
+    "_name_or_path",
+    "id2label",
+    "label2id",
+    "architectures",
+    "problem_type",
+    "dtype",
+    "transformers_version",
+)
+
+_TRAINING = ("dropout", "dropout_prob", "initializer_range")
 
 
 def _key(model: Any) -> str:
@@ -182,9 +192,7 @@ def _key(model: Any) -> str:
     stated = {
         name: value
         for name, value in model.config.to_dict().items()
-        if name in known
-        and name not in _NOT_IN_A_GRAPH
-        and not name.endswith(("dropout", "dropout_prob", "initializer_range"))
+        if name in known and name not in _NOT_IN_A_GRAPH and not name.endswith(_TRAINING)
     }
     told = (type(model.module).__name__, sorted(map(str, stated.items())), model.task, model.inputs, model.outputs)
     digest = hashlib.sha256(repr((told, model.pooling, model.max_length)).encode("utf-8", "backslashreplace"))
