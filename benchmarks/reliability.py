@@ -145,15 +145,20 @@ def _last(last: dict[str, Any]) -> str:
         f"**{count:,}** mutated inputs (seed {last.get('seed')}): {refused:,} refused with one clear error, "
         f"{count - refused - ends['fault']:,} answered as an honest copy, **{ends['fault']:,}** faults.",
         f"**{kills.get('moments', 0):,}** moments at which an export was killed, interrupted or ended (seed "
-        f"{kills.get('seed')}): all of them left the old output, the new one, or nothing, and the next run succeeded.",
-        f"**{states['passed']}** of {len(ROWS)} faults: every test passed; {states['failed']} failed, "
-        f"{states['not run']} not run, {states['not tested']} without a test, with the reason below.",
+        f"{kills.get('seed')}): all left the old output, the new one, or nothing, and the next run succeeded:",
+        f"{_told(kills.get('found', {}))}.",
+        *([_rows(states)] if states else []),
         "",
         "| mutated | inputs | what became of them |",
         "|---|---|---|",
     ]
     lines += [f"| {name} | {each['mutations']:,} | {_told(each['outcomes'])} |" for name, each in subjects.items()]
     return "\n".join(lines) + "\n"
+
+
+def _rows(states: Counter[str]) -> str:
+    others = ", ".join(f"{states[name]} {name}" for name in ("failed", "not run", "not tested"))
+    return f"**{states['passed']}** of {len(ROWS)} faults: every test of them passed; {others}, with the reason below."
 
 
 def _told(outcomes: dict[str, int]) -> str:
