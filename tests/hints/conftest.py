@@ -35,6 +35,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     rows = [json.loads(line) for line in made.labelled().read_text(encoding="utf-8").splitlines()]
     other = [{"sentence": row["text"], "intent": row["label"]} for row in rows]
     captions = [{"caption": row["text"], "label": row["label"]} for row in rows]
+    blank = [{**row, "text": " ", "caption": row["text"]} for row in rows]
     unknown = [{**row, "label": "unknown", "intent": row["label"]} for row in rows]
     splits, train = tmp_path / "splits", tmp_path / "train"
     splits.mkdir()
@@ -54,6 +55,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         "ROWS": made.labelled(),
         "OTHER": made.write_rows(tmp_path / "other.jsonl", other),
         "CAPTIONS": made.write_rows(tmp_path / "captions.jsonl", captions),
+        "BLANK": made.write_rows(tmp_path / "blank.jsonl", blank),
         "UNKNOWN": made.write_rows(tmp_path / "unknown.jsonl", unknown),
         "TRAINING": made.write_rows(tmp_path / "training.jsonl", [{"text": text} for text in tiny.texts(60, seed=8)]),
         "SPLITS": splits,
@@ -61,6 +63,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         "COPY": Path(shutil.copytree(made.model(), tmp_path / "copy")),
         "HEADLESS": _headless(tmp_path / "headless"),
         "DENSE": _dense(tmp_path / "dense"),
+        "SETFIT": _setfit(tmp_path / "setfit"),
         "FIXED": tmp_path / "file",
         "FOREIGN": tmp_path / "foreign",
         "EMPTY": tmp_path / "empty",
@@ -78,6 +81,16 @@ def _headless(folder: Path) -> Path:
     weights = load_file(folder / "model.safetensors")
     kept = {name: value for name, value in weights.items() if not name.startswith("classifier")}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _setfit(folder: Path) -> Path:
+    """A sentence encoder with a classifier of scikit-learn beside it."""
+    shutil.copytree(made.model("bert", "sentence-similarity"), folder)
+    (folder / "model_head.pkl").write_bytes(b"\x80\x04N.")
+    (folder / "config_setfit.json").write_text(
+        '{"labels": ["a", "b"], "normalize_embeddings": false}', encoding="utf-8"
+    )
     return folder
 
 

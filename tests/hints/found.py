@@ -81,6 +81,8 @@ def _assigned(tree: ast.AST) -> dict[str, list[ast.expr]]:
             for target in node.targets:
                 if isinstance(target, ast.Name):
                     names.setdefault(target.id, []).append(node.value)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            names.setdefault(node.target.id, []).append(node.value)
     return names
 
 
@@ -113,8 +115,8 @@ def _texts(
             return set() if _passed_on(value.args[0]) else follow(value.func.value)
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
         return set()  # a function of its own: `_suggestion`, which names keys of a recipe
-    if isinstance(value, ast.Subscript) and _passed_on(value.slice):
-        return set()
+    if isinstance(value, ast.Subscript):
+        return set() if _passed_on(value.slice) else follow(value.value)  # one of a table: any of them
     raise AssertionError(f"{place}: a hint is built in a way that this reader does not follow: {ast.unparse(value)}")
 
 

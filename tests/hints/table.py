@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FOLLOWED", "NOT_FOLLOWED", "Case", "Reason"]
+__all__ = ["FOLLOWED", "MOVING", "MOVING_REASONS", "NOT_FOLLOWED", "Case", "Reason"]
 
 QUICK = "--no-benchmark -o {OUT}"
 SMALL = "--batch-size 1 --sequence-length 8 --threads 1 --block-seconds 0.02 --blocks 2"
@@ -58,11 +58,6 @@ _LEARN = "--calibration train.jsonl (labels are not needed)"
 FOLLOWED = (
     Case("--against MODEL", "evaluate {FP32} {ROWS} --max-drop 5%", given="{M}"),
     Case("--calibration DATA", f"export {{M}} --int8 --activations static {QUICK}", given="{TRAINING}"),
-    Case(
-        "--calibration train.jsonl",
-        f"export {{M}} --int8 --eval {{ROWS}} --calibration {{ROWS}} {QUICK}",
-        given="{TRAINING}",
-    ),
     Case(_LEARN, "compress {M} --drop-layers 1 -o {OUT}", given="{TRAINING}"),
     Case(
         "--calibration train.jsonl, or corpus: in the recipe",
@@ -162,7 +157,6 @@ FOLLOWED = (
         f"export {{M}} --task fill-mask {QUICK}",
         which="--task feature-extraction",
     ),
-    Case(_NO_MODULES, f"export {{DENSE}} {QUICK}"),
     Case("use at most --threads {}", f"benchmark {{FP32}} {SMALL} --threads 100000"),
     Case("{} 0.5%", "evaluate {FP32} {ROWS} --against {M} --max-drop 5", ends=2, then="cannot be decided"),
     Case("{} 1,8", f"benchmark {{FP32}} {SMALL} --batch-size x"),
@@ -174,6 +168,7 @@ _ENVIRONMENT = (
 )
 _CLOCK = "measures for a minute or more; the command line is parsed"
 _GPU = "needs a GPU, or an onnxruntime without its provider"
+_OLDER = "needs an old onnxruntime: `make test-versions` has them"
 _PYTHON = "a line of Python; the names in it are looked up"
 
 NOT_FOLLOWED = {
@@ -215,7 +210,6 @@ NOT_FOLLOWED = {
         ("inspect",), "a checkpoint with such weights is refused when it is loaded; test_calibrate.py makes a graph"
     ),
     "measure the baseline alone: deploycomp benchmark ARTIFACT --blocks 20 --json": Reason(("benchmark",), _CLOCK),
-    "merge it first: model.merge_and_unload().save_pretrained(folder)": Reason((), _PYTHON),
     "name an artifact of `deploycomp export`, or an .onnx file": Reason(
         ("export",), "names what to give, not what to type"
     ),
@@ -232,14 +226,62 @@ NOT_FOLLOWED = {
         ("compress",), "names what to take, not what to type"
     ),
     "the file system is read-only; choose another --output": Reason(("export",), _ENVIRONMENT),
-    "this is onnxruntime {}: pip install --upgrade onnxruntime, or export with --opset 18": Reason(
-        ("export",), "needs an old onnxruntime: `make test-versions` has them"
-    ),
     "use --task feature-extraction": Reason(
         ("export",), "every architecture of the tests has a class for every task; test_tasks.py takes one away"
     ),
-    "wait for it, or choose another --output": Reason(("export",), "followed in tests/cli/test_interrupt.py"),
     "write the others to files: --format bencher=FILE": Reason(("benchmark",), "the same flag as above"),
     "your quota is used up; choose another --output": Reason(("export",), _ENVIRONMENT),
     "{} {}%, or calibrate with a longer --budget": Reason(("gate",), _CLOCK),
+}
+
+# Hints that were being reworded when this was written: the old words and the new. Those that are gone go from here.
+
+MOVING = (
+    Case(
+        "--calibration train.jsonl",
+        f"export {{M}} --int8 --eval {{ROWS}} --calibration {{ROWS}} {QUICK}",
+        given="{TRAINING}",
+    ),
+    Case(_NO_MODULES, f"export {{DENSE}} {QUICK}"),
+    Case(
+        "--calibration train.jsonl, or --eval with rows that are not in it",
+        f"export {{M}} --int8 --eval {{ROWS}} --calibration {{ROWS}} {QUICK}",
+        given="{TRAINING}",
+    ),
+    Case(
+        "--task feature-extraction exports the encoder alone, whose token vectors you pool yourself",
+        f"export {{DENSE}} {QUICK}",
+    ),
+    Case("name the column of the texts: --column {}=…", "evaluate {FP32} {BLANK}", given="text=caption"),
+    Case(
+        "export the encoder alone with --task {}, and give its embeddings to the classifier yourself",
+        f"export {{SETFIT}} {QUICK}",
+    ),
+)
+
+MOVING_REASONS = {
+    "merge it first: model.merge_and_unload().save_pretrained(folder)": Reason((), _PYTHON),
+    "wait for it, or choose another --output": Reason(("export",), "followed in tests/cli/test_interrupt.py"),
+    "this is onnxruntime {}: pip install --upgrade onnxruntime, or export with --opset 18": Reason(
+        ("export",), "needs an old onnxruntime: `make test-versions` has them"
+    ),
+    "--calibration with texts that the model reads": Reason(("export",), "the same flag as above"),
+    "Predictor.load(FOLDER)": Reason((), _PYTHON),
+    "load it again: Predictor.load(FOLDER)": Reason((), _PYTHON),
+    "move them out of the folder, or choose another --output": Reason(("export",), "the same flag as above"),
+    "name a folder inside it: --output {}": Reason(("export",), "needs a mount point"),
+    "pad on the right, or export with --opset 18: that takes any attention_mask": Reason(
+        ("export",), "for callers of the library who pad on the left"
+    ),
+    "pip install --upgrade onnxruntime, or export with --opset 18, which every one since 1.18 answers rightly": Reason(
+        ("export",), _OLDER
+    ),
+    "pip install 'onnxruntime>={}', or export it again with --opset 18, which every one since {} answers rightly": Reason(
+        ("export",), _OLDER
+    ),
+    "pip install sentence-transformers": Reason((), "installs"),
+    "pip install tokenizers": Reason((), "installs"),
+    "wait for it, or choose another --output; if you know that it is dead, remove that folder by hand": Reason(
+        ("export",), "followed in tests/cli/test_interrupt.py"
+    ),
 }

@@ -23,7 +23,7 @@ from deploycomp.runtime import Predictor
 from tests.cli import made
 from tests.cli.made import ROOT
 from tests.hints.found import hints
-from tests.hints.table import FOLLOWED, NOT_FOLLOWED, Case
+from tests.hints.table import FOLLOWED, MOVING, MOVING_REASONS, NOT_FOLLOWED, Case
 
 Run = Callable[..., Any]
 World = dict[str, Path]
@@ -34,12 +34,15 @@ TO_TYPE = re.compile(
 )
 """What a hint that can be typed holds."""
 
+KNOWN = {hint.text for hint in hints()}
+CASES = (*FOLLOWED, *(case for case in MOVING if case.hint in KNOWN))
+REASONS = {**NOT_FOLLOWED, **MOVING_REASONS}
 TYPED = sorted({hint.text for hint in hints() if TO_TYPE.search(hint.text)})
 
 _ALTERNATIVES = re.compile(r",? or (?=--|\w+:? )|; |, (?=--|\w+=\d)|: (?=--|deploycomp)| or (?=\w+=)")
-_PROSE = ("exports", "for", "writes", "measures", "saves", "that", "beside", "away", "out,")
+_PROSE = ("with", "exports", "for", "writes", "measures", "saves", "that", "beside", "away", "out,")
 """Words that end what is to be typed."""
-_PLACEHOLDERS = ("MODEL", "DATA", "FILE", "FOLDER", "ARTIFACT", "BASELINE", "train.jsonl", "test.jsonl", "label=…")
+_PLACEHOLDERS = ("MODEL", "DATA", "FILE", "FOLDER", "ARTIFACT", "BASELINE", "train.jsonl", "test.jsonl")
 
 
 # ------------------------------------------------------------ all of them
@@ -54,8 +57,7 @@ def test_every_hint_that_can_be_typed_stands_in_the_table():
 
 
 def test_the_table_names_no_hint_that_is_gone():
-    known = {hint.text for hint in hints()}
-    assert sorted({*(case.hint for case in FOLLOWED), *NOT_FOLLOWED} - known) == []
+    assert sorted({*(case.hint for case in FOLLOWED), *NOT_FOLLOWED} - KNOWN) == []
 
 
 def test_the_reader_finds_hints():
@@ -66,7 +68,7 @@ def test_the_reader_finds_hints():
 @pytest.mark.parametrize("text", TYPED)
 def test_what_a_hint_names_exists(text: str):
     commands = _commands()
-    named = NOT_FOLLOWED[text].commands if text in NOT_FOLLOWED else _asked_of(text)
+    named = REASONS[text].commands if text in REASONS else _asked_of(text)
     for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text.replace("pip install --upgrade", "")):
         if text != "deploycomp --help":
             assert named, f"{text}: the table does not say which command {flag} is for"
@@ -80,7 +82,7 @@ def test_what_a_hint_names_exists(text: str):
 
 
 def _asked_of(text: str) -> tuple[str, ...]:
-    return tuple({case.asked.split()[0] for case in FOLLOWED if case.hint == text})
+    return tuple({case.asked.split()[0] for case in CASES if case.hint == text})
 
 
 def _commands() -> dict[str, set[str]]:
@@ -108,9 +110,10 @@ def _check_python(text: str) -> None:
         "AutoTokenizer": transformers.AutoTokenizer,
         "transformers": transformers,
         "s": safetensors.torch,
+        "Predictor": Predictor,
     }
     foreign = {"merge_and_unload"}  # of peft's model, which need not be installed
-    for owner, name in re.findall(r"\b(model|tokenizer|AutoTokenizer|transformers|s)\.([a-z_]{5,})", text):
+    for owner, name in re.findall(r"\b(model|tokenizer|AutoTokenizer|transformers|Predictor|s)\.([a-z_]{4,})", text):
         if name not in ("safetensors", "json", "model", *foreign):
             if owner == "transformers":
                 __import__(f"transformers.{name}")
@@ -121,7 +124,7 @@ def _check_python(text: str) -> None:
 # ------------------------------------------------------------ followed
 
 
-@pytest.mark.parametrize("case", FOLLOWED, ids=lambda case: f"{case.hint[:50]} {case.which}".strip())
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.hint[:50]} {case.which}".strip())
 def test_a_hint_leads_on(case: Case, run: Run, world: World):
     world |= _made_up(world)
     asked = [word.format_map(world) for word in shlex.split(case.asked)]
@@ -189,7 +192,7 @@ def _typed(said: str, which: str = "") -> list[str]:
 
 def _filled(words: list[str], value: str) -> list[str]:
     """Put *value* where the placeholder stands, or behind the flag that stands alone."""
-    places = [index for index, word in enumerate(words) if word in _PLACEHOLDERS or word.endswith("=FILE")]
+    places = [index for index, word in enumerate(words) if word in _PLACEHOLDERS or word.endswith(("=FILE", "=…"))]
     if places:
         index = places[0]
         words[index] = words[index].replace("FILE", value) if words[index].endswith("=FILE") else value
