@@ -143,7 +143,8 @@ def _last(last: dict[str, Any]) -> str:
         "## The last run",
         "",
         f"**{count:,}** mutated inputs (seed {last.get('seed')}): {refused:,} refused with one clear error, "
-        f"{count - refused - ends['fault']:,} answered as an honest copy, **{ends['fault']:,}** faults.",
+        f"{count - refused - ends['fault']:,} accepted and found right, or without a right answer; "
+        f"**{ends['fault']:,}** faults.",
         f"**{kills.get('moments', 0):,}** moments at which an export was killed, interrupted or ended (seed "
         f"{kills.get('seed')}): all left the old output, the new one, or nothing, and the next run succeeded:",
         f"{_told(kills.get('found', {}))}.",
@@ -162,7 +163,7 @@ def _rows(states: Counter[str]) -> str:
 
 
 def _told(outcomes: dict[str, int]) -> str:
-    return ", ".join(f"{number:,} {name}" for name, number in sorted(outcomes.items(), key=lambda item: -item[1]))
+    return "; ".join(f"{number:,} {name}" for name, number in sorted(outcomes.items(), key=lambda item: -item[1]))
 
 
 if __name__ == "__main__":

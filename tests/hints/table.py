@@ -276,8 +276,15 @@ MOVING_REASONS = {
     "pip install --upgrade onnxruntime, or export with --opset 18, which every one since 1.18 answers rightly": Reason(
         ("export",), _OLDER
     ),
-    "pip install 'onnxruntime>={}', or export it again with --opset 18, which every one since {} answers rightly": Reason(
-        ("export",), _OLDER
+    "pip install 'onnxruntime>={}', or export it again with --opset 18, "
+    "which every one since {} answers rightly": Reason(("export",), _OLDER),
+    "install it again: pip install deploycomp": Reason((), "installs"),
+    "pip install --upgrade deploycomp": Reason((), "installs"),
+    "send it to a file or to /dev/null, or add --quiet": Reason(
+        ("export",), "needs a stream that is closed or full: tests/cli/test_output.py has them"
+    ),
+    "ulimit -v unlimited; a cgroup limits what is used instead: docker run --memory 4g": Reason(
+        (), "needs a limit on this process: tests of that room set it"
     ),
     "pip install sentence-transformers": Reason((), "installs"),
     "pip install tokenizers": Reason((), "installs"),
