@@ -40,7 +40,7 @@ REASONS = {**NOT_FOLLOWED, **MOVING_REASONS}
 TYPED = sorted({hint.text for hint in hints() if TO_TYPE.search(hint.text)})
 
 _ALTERNATIVES = re.compile(r",? or (?=--|\w+:? )|; |, (?=--|\w+=\d)|: (?=--|deploycomp)| or (?=\w+=)")
-_PROSE = ("with", "exports", "for", "writes", "measures", "saves", "that", "beside", "away", "out,")
+_PROSE = ("with", "and", "exports", "for", "writes", "measures", "saves", "that", "beside", "away", "out,")
 """Words that end what is to be typed."""
 _PLACEHOLDERS = ("MODEL", "DATA", "FILE", "FOLDER", "ARTIFACT", "BASELINE", "train.jsonl", "test.jsonl")
 
