@@ -167,7 +167,6 @@ class Traces:
                 self.left[self.subject] = self.left.get(self.subject, 1) - 1
             traced, facts = real(model, config, opset=opset)
             self._known[key] = (ir.to_proto(traced.model).SerializeToString(), dict(facts))
-            return traced, facts
         content, facts = self._known[key]
         graph = ir.from_proto(onnx.ModelProto.FromString(content))
         return OnnxModel(graph, model.task, model.inputs, model.outputs), dict(facts)
