@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format test-compat bench-peers bench-accuracy bench-gate bench-prune bench-factorize bench-cost readme-table lock clean
+.PHONY: help demo test check format test-compat bench-peers bench-accuracy bench-gate bench-prune bench-factorize bench-cost reliability readme-table lock clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -52,6 +52,9 @@ bench-factorize: $(VENV)/.installed-dev  ## Factorization: the paper's compariso
 
 bench-cost: $(VENV)/.installed-dev  ## Time and memory of the export itself.
 	$(BIN)/python benchmarks/cost.py
+
+reliability: $(VENV)/.installed-dev  ## Mutate, kill and break on purpose for two hours, and print docs/reliability.md.
+	$(BIN)/python benchmarks/reliability.py --run
 
 readme-table: $(VENV)/.installed-dev  ## Print the README's table.
 	$(BIN)/python benchmarks/readme_table.py

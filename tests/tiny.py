@@ -247,7 +247,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """One entry per key; `deberta-v2` and `deberta-v3` are two styles of model type `deberta-v2`."""
 
-_AUTO_CLASSES = {
+AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
     "question-answering": "AutoModelForQuestionAnswering",
@@ -316,7 +316,7 @@ def build(
     config = transformers.AutoConfig.for_model(style.model_type, **values)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = getattr(transformers, _AUTO_CLASSES[task]).from_config(config)
+        model = getattr(transformers, AUTO_CLASSES[task]).from_config(config)
     _randomize(model, seed)
     folder.mkdir(parents=True, exist_ok=True)
     logging.disable_progress_bar()
