@@ -83,7 +83,7 @@ class Setting:
     threads: int = 0
     bits: Literal[7, 8] | None = None
     ops: Literal["fused", "standard"] = "fused"
-    opset: int = 26
+    opset: int = 24
 
     @staticmethod
     def of(config: Prune | PruneHeads | PruneFfn | Factorize, recipe: Recipe, target: str) -> Setting:

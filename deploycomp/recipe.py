@@ -404,7 +404,7 @@ class Recipe(_Strict):
         if self.export.opset is not None:
             return self.export.opset
         elsewhere = self.target == "cuda" or self.layout == "transformers.js" or self.export.ops == "standard"
-        return 18 if elsewhere else 26
+        return 18 if elsewhere else 24
 
     def to_yaml(self) -> str:
         """Write the full recipe, every default spelled out, as YAML that `Recipe.parse` reads back."""
