@@ -36,6 +36,7 @@ from deploycomp.runtime.inputs import EXAMPLES, check_inputs, has_words
 from deploycomp.runtime.raw import OUTPUTS, Raw, Row, run_rows
 from deploycomp.runtime.results import Span
 from deploycomp.runtime.session import Run, open_session, runner
+from deploycomp.runtime.versions import check_onnxruntime
 
 if TYPE_CHECKING:
     import tokenizers
@@ -105,9 +106,10 @@ class Predictor:
 
         Raises:
             InputRefused: No artifact, one of another schema, a changed one (with *verify*), a broken model.
-            EnvironmentFailed: A provider or a kernel is missing.
+            EnvironmentFailed: A provider or a kernel is missing, or this onnxruntime is older than the artifact needs.
         """
         artifact = Artifact.open(Path(folder))
+        check_onnxruntime(artifact.manifest, where=str(folder))
         if verify:
             artifact.verify()
         tokenizer = load_tokenizer(artifact.path / "tokenizer.json")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, UsageError
 from deploycomp.runtime.cpu import default_threads
+from deploycomp.runtime.versions import OPERATORS, PADDING_GUARD
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,9 @@ SPINNING = "session.intra_op.allow_spinning"
 
 _ORT_MESSAGE = re.compile(r"\[ONNXRuntimeError\] : \d+ : (\w+) : (.*)", re.DOTALL)
 _NO_KERNEL = re.compile(r"implementation for (?P<op>\S+?)(\(\d+\))? node with name '(?P<node>[^']*)'")
+_MISPLACED = "Name:'padding_must_be_on_the_right'"
+"""The node with which a graph refuses other padding, see `export.torch_export`."""
+_UPGRADE = "pip install --upgrade onnxruntime, or export with --opset 18, which every one since 1.18 answers rightly"
 _NO_DATA = re.compile(r'does not exist: "([^"]+)"')
 _NO_MEMORY = re.compile(r"bad_alloc|failed to allocate|out of memory", re.IGNORECASE)
 
@@ -45,6 +49,7 @@ def open_session(
     providers: Sequence[str] | None = None,
     spinning: bool = True,
     config: Mapping[str, str] | None = None,
+    profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open a session: sequential, every graph optimization, one pool of threads.
 
@@ -54,6 +59,7 @@ def open_session(
         providers: ONNX Runtime's names in order of preference; by default the CPU.
         spinning: Let threads spin between operators. Faster alone, slower with another session beside it.
         config: Session config entries; they overrule *spinning*.
+        profile: Where the session records its kernels, a folder, until `kernels_run` ends it.
 
     Returns:
         The session; its first provider is the first that was asked for.
@@ -79,6 +85,8 @@ def open_session(
     options.log_severity_level = LOG_ERRORS_ONLY
     for key, value in {SPINNING: "1" if spinning else "0", **(config or {})}.items():
         options.add_session_config_entry(key, str(value))
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
     try:
         session = ort.InferenceSession(str(model), options, providers=wanted, enable_fallback=0)
     except Exception as error:
@@ -143,12 +151,13 @@ def _translate(error: Exception, *, model: Path, providers: Sequence[str]) -> De
     text, where = " ".join(text.split()), str(model)
     if code == "NOT_IMPLEMENTED":
         found = _NO_KERNEL.search(text)
-        op, node = (found["op"], found["node"]) if found else ("an operator", "unknown")
-        return EnvironmentFailed(
-            f"ONNX Runtime has no kernel for {op} on {', '.join(providers)}",
-            where=f"{where}: node '{node}'",
-            why=text,
-            hint="choose another target or precision for this machine",
+        return _no_kernel(found, text, where=where, providers=providers)
+    if _MISPLACED in text:
+        return InputRefused(
+            "this graph takes padding on the right only",
+            where=where,
+            why="its attention is told how many tokens of a row are real, and in one of them these do not stand first",
+            hint="pad on the right, or export with --opset 18: that takes any attention_mask",
         )
     if _NO_MEMORY.search(text):
         return EnvironmentFailed("memory ran out in ONNX Runtime", where=where, why=text, hint="lower the batch size")
@@ -163,10 +172,25 @@ def _translate(error: Exception, *, model: Path, providers: Sequence[str]) -> De
         )
     if providers[0] != CPU_PROVIDER and code in ("", "EP_FAIL", "RUNTIME_EXCEPTION"):
         return EnvironmentFailed(f"{providers[0]} failed", where=where, why=text)
-    import onnxruntime as ort
-
     unknown = "not a registered function/op" in text or "No Op registered" in text
-    hint = f"this is onnxruntime {ort.__version__}; a newer one may know the operator" if unknown else None
+    hint = f"this is onnxruntime {_version()}; a newer one may know the operator" if unknown else None
     if "opset" in text.lower() and "under development" in text:
-        hint = f"this is onnxruntime {ort.__version__}: pip install --upgrade onnxruntime, or export with --opset 18"
+        hint = f"this is onnxruntime {_version()}: {_UPGRADE}"
     return InputRefused("ONNX Runtime refuses the model", where=where, why=text, hint=hint)
+
+
+def _no_kernel(found: re.Match[str] | None, text: str, *, where: str, providers: Sequence[str]) -> EnvironmentFailed:
+    op, node = (found["op"], found["node"]) if found else ("an operator", "unknown")
+    newer = op == PADDING_GUARD and providers[0] == CPU_PROVIDER
+    return EnvironmentFailed(
+        f"ONNX Runtime {_version()} has no kernel for {op} on {', '.join(providers)}",
+        where=f"{where}: node '{node}'",
+        why=f"the graph needs onnxruntime {OPERATORS[op]} or newer" if newer else text,
+        hint=_UPGRADE if newer else "choose another target or precision for this machine",
+    )
+
+
+def _version() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
