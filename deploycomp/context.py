@@ -122,8 +122,10 @@ class Context:
         """
         import onnxruntime
 
+        if self.target == "cuda":
+            return False  # this session ran on the CPU, which such a graph is not for
         here = f"onnxruntime {onnxruntime.__version__}"
-        another = FORMS.index(self.form) + 1 if self.form in FORMS[:-1] and self.target != "cuda" else None
+        another = FORMS.index(self.form) + 1 if self.form in FORMS[:-1] else None
         turned = another is not None and any(op.endswith("Attention") for op in slow)
         for op, number in slow.items():
             done = (

@@ -24,7 +24,7 @@ MEASURED = ("1.18.1", "1.20.1", "1.22.1", "1.24.4", "1.25.1", "1.31.1", "1.32.0"
 PADDING_GUARD = "TensorScatter"
 """The operator with which a graph refuses padding elsewhere than on the right, see `export.emit`."""
 
-OPSETS = ((26, "1.25"), (24, "1.24"), (22, "1.23"), (18, "1.18"))
+OPSETS = ((26, "1.25"), (24, "1.24"), (23, "1.23"), (22, "1.21"), (18, "1.18"))
 """(lowest opset of ai.onnx, the first version that reads it); older versions than 1.18 were not tried."""
 
 OPERATORS = {

@@ -79,3 +79,11 @@ def test_what_cannot_be_helped_is_said(tmp_path: Path, monkeypatch: pytest.Monke
     assert onnx.operators["Attention"] == tiny.LAYERS
     assert len(context.warnings) == 1
     assert "nodes Gelu and runs many small ones in their place: it will be slow there" in context.warnings[0]
+
+
+def test_a_graph_for_gpus_is_not_judged_by_a_session_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lacking(monkeypatch, "MultiHeadAttention")
+    recipe = Recipe(steps=(Export(dtype="fp16"),), target="cuda")
+    onnx, _, context = run_steps(build(tmp_path), recipe, tmp_path / "work")
+    assert onnx.operators["MultiHeadAttention"] == tiny.LAYERS
+    assert context.warnings == []

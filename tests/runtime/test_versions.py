@@ -19,7 +19,8 @@ from deploycomp.runtime.versions import check_onnxruntime, lowest_onnxruntime, r
     [
         (18, {"MatMul", "Softmax", "Gelu"}, "1.18"),
         (21, {"MatMul"}, "1.18"),
-        (22, {"MatMul"}, "1.23"),
+        (22, {"MatMul"}, "1.21"),
+        (23, {"MatMul"}, "1.23"),
         (18, {"MultiHeadAttention"}, "1.21"),
         (24, {"MultiHeadAttention"}, "1.24"),
         (24, {"MatMul", "Softmax"}, "1.24"),
