@@ -125,19 +125,15 @@ class Context:
         if self.target == "cuda":
             return False  # this session ran on the CPU, which such a graph is not for
         here = f"onnxruntime {onnxruntime.__version__}"
-        another = FORMS.index(self.form) + 1 if self.form in FORMS[:-1] else None
-        turned = another is not None and any(op.endswith("Attention") for op in slow)
+        after = FORMS[FORMS.index(self.form) + 1 :]
+        turned = bool(after) and any(op.endswith("Attention") for op in slow)
         for op, number in slow.items():
-            done = (
-                f"attention was written as '{FORMS[another]}' instead"
-                if turned and another
-                else "it will be slow there"
-            )
+            done = f"attention was written as '{after[0]}' instead" if turned else "it will be slow there"
             warning = f"{here} has no kernel for {number} nodes {op} and runs many small ones in their place: {done}."
             if warning not in self.warnings:
                 self.warnings.append(warning)
-        if turned and another:
-            self.form = FORMS[another]
+        if turned:
+            self.form = after[0]
         return turned
 
     def describe(self, graph: Path) -> None:

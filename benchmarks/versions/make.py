@@ -2,8 +2,8 @@
 
     python make.py FOLDER [--small]      # FOLDER/<kind>/ are artifacts, FOLDER/rows.npz rows and answers
 
-One seeded encoder in the shape of MiniLM-L6 (with --small of two layers, for answers without times), so that nothing has
-to be downloaded. Run by another transformers it must write the same bytes.
+One seeded encoder in the shape of MiniLM-L6 (with --small of two layers, for answers without times), so that nothing
+has to be downloaded. Run by another transformers it must write the same bytes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))  # for tests.tiny
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for tests.tiny
 
 from tests import tiny
 
@@ -44,7 +43,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "INT8 static": {"steps": [EXPORT, {**STATIC, "attention": "float"}], "calibrate": True},
     "INT8 static, attention too": {"steps": [EXPORT, {**STATIC, "attention": "int8"}], "calibrate": True},
     "INT8 dynamic, `--opset 18`": {"steps": [{**EXPORT, "opset": 18}, DYNAMIC]},
-    "INT8 static, `--opset 18`": {"steps": [{**EXPORT, "opset": 18}, {**STATIC, "attention": "float"}], "calibrate": True},
+    "INT8 static, `--opset 18`": {
+        "steps": [{**EXPORT, "opset": 18}, {**STATIC, "attention": "float"}],
+        "calibrate": True,
+    },
     "INT8 dynamic, `--layout transformers.js`": {"steps": [EXPORT, DYNAMIC], "layout": "transformers.js"},
 }
 """What users get, by how they ask for it; the plain ones first of their precision."""
@@ -61,14 +63,14 @@ def main() -> None:
     sources = {task: tiny.build(asked.folder / f"source-{task}", "bert", task, **sizes) for task in sorted(tasks)}
     texts = asked.folder / "calibration.jsonl"
     texts.write_text("".join(json.dumps({"text": each}) + "\n" for each in tiny.texts(40)), encoding="utf-8")
-    table = [_make(asked.folder, f"{number:02}", name, kind, sources) for number, (name, kind) in enumerate(KINDS.items())]
+    table = [
+        _make(asked.folder, f"{number:02}", name, kind, sources) for number, (name, kind) in enumerate(KINDS.items())
+    ]
     (asked.folder / "kinds.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     np.savez(asked.folder / "rows.npz", **_rows(), **_answers(sources))
 
 
-def _make(
-    folder: Path, number: str, name: str, kind: dict[str, Any], sources: dict[str, Path]
-) -> dict[str, Any]:
+def _make(folder: Path, number: str, name: str, kind: dict[str, Any], sources: dict[str, Path]) -> dict[str, Any]:
     from deploycomp import context
     from deploycomp.pipeline import export_model
     from deploycomp.recipe import Recipe

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # for what all benchm
 
 from common import ROOT, say
 
-__all__ = ["NEWEST", "Venv", "python_of", "runtimes", "transformers"]
+__all__ = ["FOLDER", "NEWEST", "Venv", "newest_stack", "runtimes", "transformers"]
 
 NEWEST = ROOT / "constraints-newest.txt"
 """The newest known versions, which `make lock` moves."""
@@ -46,8 +47,6 @@ def pins() -> dict[str, str]:
 
 def lowest_transformers() -> str:
     """The lowest version that pyproject.toml allows."""
-    import re
-
     found = re.search(r'"transformers>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert found
     return found[1]
@@ -130,11 +129,15 @@ def runtimes(*, newest_only: bool = False) -> list[Venv]:
     return found
 
 
-def transformers(*, newest_only: bool = False) -> list[Venv]:
+def transformers() -> list[Venv]:
     """The lowest and the newest transformers, on top of this venv."""
-    newest = pins()
-    versions = [newest["transformers"]] if newest_only else [lowest_transformers(), newest["transformers"]]
     return [
         Venv(f"transformers-{each}", Path(sys.executable), (f"transformers=={each}",), on_top=True)
-        for each in versions
+        for each in (lowest_transformers(), pins()["transformers"])
     ]
+
+
+def newest_stack() -> Venv:
+    """All that is newest, on top of this venv."""
+    packages = tuple(f"{name}=={version}" for name, version in pins().items())
+    return Venv("newest", Path(sys.executable), packages, on_top=True)

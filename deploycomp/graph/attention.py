@@ -67,7 +67,8 @@ def write_attention(model: OnnxModel, form: Form) -> int:
     import onnx_ir.passes.common as common
 
     graph = model.model.graph
-    found = [(node, each) for node in graph if (each := _form(node)) not in (None, form)]
+    found: list[tuple[ir.Node, Form]] = [
+        (node, each) for node in graph if (each := _form(node)) is not None and each != form]
     if form == "tokens" or not found:
         return 0
     half = any(

@@ -1,6 +1,6 @@
 """Runs in a venv with onnxruntime, numpy and tokenizers only: open every kind, compare answers, take times.
 
-    python try.py FOLDER RESULT.json [--times]
+    python answer.py FOLDER RESULT.json [--times]
 
 Answers of plain ONNX Runtime and what our own runtime says to the artifact are two different things: a graph that is
 wrong here must be refused by the second.
@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))  # for deploycomp.runtime
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for deploycomp.runtime
 
 from deploycomp.errors import DeploycompError
 from deploycomp.runtime import Predictor
