@@ -68,7 +68,8 @@ def write_attention(model: OnnxModel, form: Form) -> int:
 
     graph = model.model.graph
     found: list[tuple[ir.Node, Form]] = [
-        (node, each) for node in graph if (each := _form(node)) is not None and each != form]
+        (node, each) for node in graph if (each := _form(node)) is not None and each != form
+    ]
     if form == "tokens" or not found:
         return 0
     half = any(
