@@ -95,11 +95,14 @@ class Venv:
 
 
 def python_of(version: str) -> Path | None:
-    """A Python of this minor release: on the path, or one of pyenv's."""
-    if found := shutil.which(f"python{version}"):
-        return Path(found)
+    """A Python of this minor release that starts: one of pyenv's, or on the path (where pyenv's name may be empty)."""
     roots = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    return next(iter(sorted(roots.glob(f"{version}*/bin/python"), reverse=True)), None)
+    found = [*sorted(roots.glob(f"{version}*/bin/python"), reverse=True)]
+    found += [Path(each)] if (each := shutil.which(f"python{version}")) else []
+    starts = (
+        each for each in found if subprocess.run([str(each), "-V"], capture_output=True, check=False).returncode == 0
+    )
+    return next(starts, None)
 
 
 def runtime(version: str, python: str | None = None) -> Venv | None:

@@ -38,11 +38,12 @@ def main() -> None:
     parser.add_argument("--newest", action="store_true")
     parser.add_argument("--made", type=Path)
     parser.add_argument("--no-tests", action="store_true", help="leave out the tests under other transformers")
+    parser.add_argument("--quick", action="store_true", help="take times on the newest ONNX Runtime only")
     asked = parser.parse_args()
     work = FOLDER / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    wrong = _newest(work) if asked.newest else _all(work, asked.made, tests=not asked.no_tests)
+    wrong = _newest(work) if asked.newest else _all(work, asked)
     for each in wrong:
         print(f"WRONG: {each}", file=sys.stderr)
     sys.exit(1 if wrong else 0)
@@ -61,15 +62,19 @@ def _newest(work: Path) -> list[str]:
     return [*failures(found, kinds), *unfused(found, kinds)]
 
 
-def _all(work: Path, made: Path | None, *, tests: bool) -> list[str]:
-    if made is None:
-        made = work / "locked"
+def _all(work: Path, asked: argparse.Namespace) -> list[str]:
+    made: Path = asked.made or work / "locked"
+    if asked.made is None:
         _make(Path(sys.executable), made, small=False)
     kinds = _kinds(made)
-    results = [_answer(venv, made, times="-py" not in venv.name) for venv in runtimes()]
+    venvs = runtimes()
+    newest = runtimes(newest_only=True)
+    results = [
+        _answer(venv, made, times=venv in newest or (not asked.quick and "-py" not in venv.name)) for venv in venvs
+    ]
     wrong = [each for found in results for each in failures(found, kinds)]
     wrong += slower_than_best(results, kinds)
-    rows, more = _transformers(work, tests=tests)
+    rows, more = _transformers(work, tests=not asked.no_tests)
     _print_page(results, kinds, rows)
     return [*wrong, *more]
 
@@ -205,7 +210,9 @@ def _words(found: Found, kind: Found) -> str:
 
 
 def _print_page(results: list[Found], kinds: list[Found], rows: list[tuple[str, ...]]) -> None:
-    main, others = [each for each in results if _timed(each)], [each for each in results if not _timed(each)]
+    here = ".".join(map(str, sys.version_info[:2]))
+    main = [each for each in results if each["python"].startswith(f"{here}.")]
+    others = [each for each in results if each not in main]
     lines = ["| graph | needs | padding | " + " | ".join(each["onnxruntime"] for each in main) + " |"]
     lines.append("|---" * (3 + len(main)) + "|")
     for kind in kinds:
