@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format test-compat bench-peers bench-accuracy bench-gate bench-prune bench-factorize bench-cost reliability readme-table lock clean
+.PHONY: help demo test check format test-compat bench-peers bench-accuracy bench-gate bench-prune bench-factorize bench-cost reliability readme-table test-versions test-newest lock clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -29,6 +29,12 @@ format: $(VENV)/.installed-dev  ## Format the code.
 test-compat: $(VENV)/.installed-dev  ## Load our artifacts with optimum's ORTModel classes, in their own venv.
 	$(BIN)/python benchmarks/peers/venvs.py optimum
 	$(BIN)/python -m pytest -m compat tests/compat
+
+test-versions: $(VENV)/.installed-dev  ## Every kind of graph on ONNX Runtime 1.18 to the newest, two transformers, three Pythons.
+	$(BIN)/python benchmarks/versions/run.py
+
+test-newest: $(VENV)/.installed-dev  ## The newest known versions (constraints-newest.txt): load, export, answers.
+	$(BIN)/python benchmarks/versions/run.py --newest
 
 bench-peers: $(VENV)/.installed-dev  ## Latency, accuracy and memory against every INT8 peer, side by side.
 	$(BIN)/python benchmarks/peers/run.py
@@ -59,9 +65,10 @@ reliability: $(VENV)/.installed-dev  ## Mutate, kill and break on purpose for tw
 readme-table: $(VENV)/.installed-dev  ## Print the README's table.
 	$(BIN)/python benchmarks/readme_table.py
 
-lock: $(VENV)/.installed-dev  ## Write constraints.txt anew from this venv.
+lock: $(VENV)/.installed-dev  ## Write constraints.txt anew from this venv, and the newest versions that there are.
 	(sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//') > constraints.new
 	mv constraints.new constraints.txt
+	$(BIN)/python benchmarks/versions/lock.py
 
 clean:  ## Remove the venvs and everything the targets wrote.
 	rm -rf $(VENV) .venv-* demo-output .pytest_cache .ruff_cache .hypothesis

@@ -1,12 +1,14 @@
 """The INT8 step: calibrate, smooth, quantize, choose what is fastest and what must stay in float.
 
     FP32 graph ─ calibrate ─ smooth ─ dynamic | static | attention too ─ tune (milliseconds here) ─ restore (--max-drop)
+                                      and forms of float attention
 
 Each choice is made on rows that the result is not judged on, or on milliseconds; each is in the facts with its reason.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from deploycomp.context import Context, part_of, save_and_check
 from deploycomp.errors import UsageError, VerificationFailed
+from deploycomp.graph.attention import FORMS, Form, form_of, write_attention
 from deploycomp.onnxmodel import Facts, OnnxModel, save_graph
 from deploycomp.recipe import Benchmark, Int8
 
@@ -199,24 +202,33 @@ class _Bench:
 
     def tune(self, default: Variant) -> tuple[Variant, Facts]:
         """Measure the variants of quantized activations, with the FP32 graph for comparison."""
+        from deploycomp.runtime.kernels import expanded
         from deploycomp.tuning import tune
 
-        variants: list[Variant] = [default]
+        variants: list[str] = [default]
         if self.config.activations == "auto" and self.config.attention != "int8" and self.statistics:
             variants.append(DYNAMIC)
         if self.tries_attention and self.statistics:
             variants.append(ATTENTION)
+        forms = self.forms(default)
+        variants += forms
         graphs, refused = dict[str, Path](), dict[str, str]()
         for variant in variants:
-            quantized, facts = self.quantize(variant)
+            kind = default if variant in forms else cast("Variant", variant)
+            quantized, facts = self.quantize(kind)
+            write_attention(quantized, forms.get(variant, self.context.form))
             if variant == ATTENTION != default and (why := _left_in_float(facts)):
                 refused[variant] = why
                 continue
             path = self.save(quantized, f"tune-{variant.split(', ')[-1].replace(' ', '-')}")
+            kernels: Counter[str] = Counter()
             try:
-                self.context.check(path, "int8", stage=f"{variant} variant")
+                self.context.check(path, "int8", stage=f"{variant} variant", kernels=kernels)
             except VerificationFailed as error:
                 refused[variant] = str(error.why or error)
+                continue
+            if variant in forms and (slow := expanded(quantized.operators, kernels)):
+                refused[variant] = f"here {', '.join(slow)} would run as many small operators"
                 continue
             if variant == ATTENTION != default and (why := self.too_far(path, graphs.get(STATIC))):
                 refused[variant] = why
@@ -229,7 +241,19 @@ class _Bench:
         graphs["=fp32"] = self.context.traced
         shapes = self.context.recipe.benchmark or Benchmark()
         tuned = tune(graphs, shapes, refused=refused, progress=self.part(0.4, 0.8))
+        if tuned.graph in forms:
+            self.context.form = forms[tuned.graph]
+            return default, tuned.facts
         return cast("Variant", tuned.graph), tuned.facts
+
+    def forms(self, default: Variant) -> dict[str, Form]:
+        """Other forms of the default's float attention: name of the variant → form.
+
+        A form that an older runtime needs (`first_form`) is not given up for milliseconds here.
+        """
+        if self.context.form != "tokens" or form_of(self.model) != "tokens" or default == ATTENTION:
+            return {}
+        return {f"{default}, attention as {form}": form for form in FORMS if form != "tokens"}
 
     def too_far(self, path: Path, plain: Path | None) -> str | None:
         """Why a graph with attention in INT8 is no candidate: its answers on held-out rows beside those of *plain*."""

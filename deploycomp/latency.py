@@ -83,7 +83,7 @@ class Setting:
     threads: int = 0
     bits: Literal[7, 8] | None = None
     ops: Literal["fused", "standard"] = "fused"
-    opset: int = 26
+    opset: int = 24
 
     @staticmethod
     def of(config: Prune | PruneHeads | PruneFfn | Factorize, recipe: Recipe, target: str) -> Setting:
@@ -276,8 +276,10 @@ def export_graph(model: TorchModel, setting: Setting, folder: Path, *, release: 
     Returns:
         The graph.
     """
+    from deploycomp.context import TOKENS_OPSET
     from deploycomp.export import export
     from deploycomp.graph import rewrite
+    from deploycomp.graph.attention import write_attention
     from deploycomp.models.factors import densify
     from deploycomp.quantize import quantize
     from deploycomp.runtime.session import trim_memory
@@ -289,6 +291,7 @@ def export_graph(model: TorchModel, setting: Setting, folder: Path, *, release: 
     rewrite(onnx)
     if setting.bits is not None:
         onnx, _ = quantize(onnx, Int8(), bits=setting.bits, ops=setting.ops, statistics=None, activations="dynamic")
+    write_attention(onnx, "tokens" if setting.opset >= TOKENS_OPSET else "plain")
     path = folder / GRAPH
     words = int(model.module.get_input_embeddings().num_embeddings)  # type: ignore[operator,union-attr]
     (folder / "config.json").write_text(json.dumps({"vocab_size": words}), encoding="utf-8")  # what rows may hold

@@ -45,6 +45,11 @@ class OnnxModel:
         values = self.model.graph.initializers.values()
         return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
+    @property
+    def operators(self) -> Counter[str]:
+        """How many nodes of each operator there are."""
+        return Counter(node.op_type for node in self.model.graph)
+
     def signature(self) -> dict[str, dict[str, list[int | str]]]:
         """Names and dimensions of inputs and outputs, symbols as strings."""
 

@@ -156,6 +156,8 @@ def _walk(run: _Run) -> ExportResult:
     with translate_os_error(run.staging.work):
         manifest["signature"] = _steps(run)
     manifest["runtime"]["session"] = run.context.session
+    manifest["runtime"]["onnxruntime"] = run.context.needs
+    run.warnings += run.context.warnings
     _check_texts(run, manifest)
     manifest = _seal(run, manifest)
     run.warnings += _elsewhere(run.context.target, measured=run.recipe.benchmark is not None)
@@ -411,6 +413,7 @@ def _report(
             "precision": manifest["precision"],
             "target": manifest["target"],
             "digest": artifact.digest,
+            "onnxruntime": manifest["runtime"]["onnxruntime"],
         },
         "recipe": manifest["recipe"],
         "versions": manifest["versions"],

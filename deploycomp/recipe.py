@@ -108,7 +108,7 @@ class Export(_Strict):
     """`fused` emits ONNX Runtime's attention and activations; `standard` only ai.onnx operators."""
     dtype: Literal["fp32", "fp16"] = "fp32"
     opset: Annotated[int, Field(ge=18, le=26)] | None = None
-    """None takes 26, whose attention is the fastest on a CPU, or 18 where other runtimes must read the graph."""
+    """None takes 24, whose attention is the fastest on a CPU, or 18 where other runtimes must read the graph."""
     fixed: Fixed = Fixed()
     external_data_bytes: Annotated[int, Field(ge=0)] = DEFAULT_EXTERNAL_DATA_BYTES
     """Weights go to `model.onnx.data` when they are larger than this."""
@@ -407,7 +407,7 @@ class Recipe(_Strict):
         if self.export.opset is not None:
             return self.export.opset
         elsewhere = self.target == "cuda" or self.layout == "transformers.js" or self.export.ops == "standard"
-        return 18 if elsewhere else 26
+        return 18 if elsewhere else 24
 
     def to_yaml(self) -> str:
         """Write the full recipe, every default spelled out, as YAML that `Recipe.parse` reads back."""

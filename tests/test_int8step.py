@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests.cli import made
 
 TEXTS = tiny.texts(40, seed=3)
 ROWS = 24
+FORMS = ("static, attention as mask", "static, attention as plain")
 UNCALIBRATED = "no calibration data was given, and the evaluation data has no train split beside it"
 
 
@@ -304,7 +306,49 @@ def test_tuning_keeps_the_faster_kind_and_its_session(clock: dict[str, float], t
     assert {each["name"] for each in said["tuning"]["variants"] if each["what"] == "graph"} == {
         "static",
         "dynamic",
+        *FORMS,
         "fp32",
+    }
+
+
+@pytest.mark.parametrize("form", ["mask", "plain"])
+def test_tuning_keeps_the_faster_form_of_attention(form: str, clock: dict[str, float], tmp_path: Path):
+    clock.update({"dynamic": 0.8, f"static, attention as {form}": 0.5})
+    done = export_model(recipe(tune=True), tmp_path / "out")
+    said = facts(done)
+    assert said["tuning"]["kept"] == f"static, attention as {form}"
+    assert said["activations"] == "static"
+    assert said["attention"] == {"form": form, "nodes": tiny.LAYERS}
+    assert "Attention" not in operators(done)
+    assert ("MultiHeadAttention" in operators(done)) == (form == "mask")
+    assert done.artifact.manifest["runtime"]["onnxruntime"]["lowest"] == "1.24"
+    assert Predictor.load(done.artifact.path)(TEXTS[0]).label in tiny.TEXT_LABELS
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_form_without_a_kernel_here_is_no_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from deploycomp.runtime import kernels
+
+    run = kernels.kernels_run
+
+    def lacking(*given: Any) -> Any:
+        return Counter({name: n for name, n in run(*given).items() if name != "MultiHeadAttention"})
+
+    monkeypatch.setattr(kernels, "kernels_run", lacking)
+    said = variants(facts(export_model(recipe(tune=True), tmp_path / "out")))
+    assert said[FORMS[0]]["why"] == "here MultiHeadAttention would run as many small operators"
+    assert said[FORMS[1]]["ratio"] is not None
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_form_that_an_old_runtime_needs_is_not_tuned_away(tmp_path: Path):
+    steps = (Export(opset=18), Int8())
+    done = export_model(recipe(tune=True).model_copy(update={"steps": steps}), tmp_path / "out")
+    assert not set(FORMS) & set(variants(facts(done)))
+    assert done.artifact.manifest["runtime"]["onnxruntime"] == {
+        **done.artifact.manifest["runtime"]["onnxruntime"],
+        "lowest": "1.18",
+        "padding": "any",
     }
 
 
@@ -320,10 +364,10 @@ def test_tuning_keeps_static_where_nothing_is_faster(calibrated: ExportResult, t
 def test_a_variant_with_other_answers_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     check = Context.check
 
-    def strict(self: Context, graph: Path, precision: str, *, stage: str) -> Any:
+    def strict(self: Context, graph: Path, precision: str, *, stage: str, **more: Any) -> Any:
         if stage == "dynamic variant":
             raise VerificationFailed("it differs", why="the error is 3, allowed is 1")
-        return check(self, graph, precision, stage=stage)
+        return check(self, graph, precision, stage=stage, **more)
 
     monkeypatch.setattr(Context, "check", strict)
     variants = facts(export_model(recipe(tune=True), tmp_path / "out"))["tuning"]["variants"]

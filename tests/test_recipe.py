@@ -392,7 +392,7 @@ def test_recipes_are_found_in_an_installed_package(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("recipe", "opset"),
     [
-        (Recipe(), 26),
+        (Recipe(), 24),
         (Recipe(steps=(Export(opset=20),)), 20),
         (Recipe(steps=(Export(ops="standard"),)), 18),
         (Recipe(target="cuda"), 18),

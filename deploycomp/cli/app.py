@@ -97,7 +97,9 @@ def export(
             help="fused (ONNX Runtime's operators) or standard (ai.onnx only, for TensorRT, OpenVINO, browsers)."
         ),
     ] = None,
-    opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 to 26; below 26 attention is slower.")] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX opset, 18 to 26; 18 for onnxruntime before 1.25, and slower.")
+    ] = None,
     fixed: Annotated[str | None, typer.Option(help="Fix dimensions: batch=1,sequence=128.")] = None,
     external_data_bytes: Annotated[
         int | None, typer.Option(help="Weights larger than this go to model.onnx.data; default: 1.5 GB.")

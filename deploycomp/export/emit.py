@@ -1,6 +1,6 @@
 """Attention and activations emitted as ONNX Runtime's own operators while the graph is traced.
 
-    softmax(Q Kᵀ · s + mask) V   →   Attention(Q, K, V, bias | –, …, tokens of each row)      from opset 26
+    softmax(Q Kᵀ · s + mask) V   →   Attention(Q, K, V, bias | –, …, tokens of each row)      from opset 24
                                  →   com.microsoft.MultiHeadAttention(Q, K, V, –, padding | –, bias)
     x · Φ(x)                     →   com.microsoft.Gelu(x)
     0.5 x (1 + tanh(…))          →   com.microsoft.FastGelu(x)
@@ -8,7 +8,8 @@
 
 ai.onnx's Attention takes two thirds of the time of ONNX Runtime's own on a CPU (benchmarks/RESULTS.md). It is told
 how many tokens of a row are real instead of which, so padding must lie on the right, as our tokenizers put it; a graph
-that is fed another mask refuses it (`_tokens`) rather than answer wrongly.
+that is fed another mask refuses it (`_tokens`) rather than answer wrongly. `graph.attention` writes it in another form
+where this one is not right or not fast.
 
 Nothing is pattern-matched back from a finished graph, so nothing breaks when a transformers release writes its
 attention in another way: every architecture that goes through `transformers.AttentionInterface` is fused.
@@ -33,18 +34,17 @@ from transformers.activations import (
 )
 from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
-__all__ = ["emit_fused", "emit_standard"]
+__all__ = ["ATTENTION_OPSET", "PADDING_GUARD", "emit_fused", "emit_standard"]
 
-ATTENTION_OPSET = 26
-"""Attention takes the number of real tokens from opset 24 on, but ONNX Runtime 1.24 ignores it there and answers
-wrongly. It refuses opset 26, which 1.25 reads."""
+ATTENTION_OPSET = 24
+"""The first whose Attention takes the number of real tokens, and the newest for which every ONNX Runtime so far has a
+kernel: 1.32 reads that of opset 25 and 26 as 60 smaller operators. ONNX Runtime 1.24 ignores the number, and is kept
+away by `_tokens`."""
 
-_ATTENTION_SINCE = 24
+PADDING_GUARD = "TensorScatter"
+"""The operator that refuses padding elsewhere than on the right; nothing else here uses it."""
 
 _CONTRIB = "com.microsoft::"
-_OUT_OF_RANGE = 1 << 20
-"""More tokens than any row has: ONNX Runtime refuses such a count."""
-
 _QUICK_GELU_ALPHA = 1.702
 """The constant of `QuickGELUActivation` (Hendrycks & Gimpel 2016, section 2)."""
 
@@ -89,7 +89,7 @@ def _attention(
         out = _symbolic(f"{_CONTRIB}MultiHeadAttention", _trim(q, k, v, None, padding, bias), attributes, q)
     else:
         attributes = {"q_num_heads": heads, "kv_num_heads": heads, "scale": float(scaling)}
-        out = _symbolic("Attention", _trim(q, k, v, bias, None, None, plain), attributes, q, _ATTENTION_SINCE)
+        out = _symbolic("Attention", _trim(q, k, v, bias, None, None, plain), attributes, q, ATTENTION_OPSET)
     return _split(out, query), None
 
 
@@ -109,12 +109,18 @@ def _trim(*inputs: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def _tokens(attention_mask: Tensor) -> Tensor:
-    """Real tokens of each row, [batch]; out of range where they do not stand first in the row."""
+    """Real tokens of each row, [batch]; the graph stops where they do not stand first in the row.
+
+    TensorScatter writes the number over where the last one ends, `misplaced` places behind it, and there is room at 0
+    only. ONNX Runtime has a kernel for it from 1.25 on, the first whose Attention heeds the number.
+    """
     real = attention_mask.to(torch.int64)
-    count = real.sum(1)
-    attributes = {"axis": 1, "keepdims": 0, "select_last_index": 1}
-    last = _symbolic("ArgMax", (real,), attributes, count, version=13)
-    return (last + 1 - count) * _OUT_OF_RANGE + count
+    count = real.sum(1, keepdim=True)
+    attributes = {"axis": 1, "keepdims": 1, "select_last_index": 1}
+    end = _symbolic("ArgMax", (real,), attributes, count, version=13) + 1
+    misplaced = (end - count).reshape(-1)
+    count = _symbolic(PADDING_GUARD, (end, count, misplaced), {"axis": 1}, count, version=ATTENTION_OPSET)
+    return count.reshape(-1)
 
 
 def _token_mask(*, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from deploycomp.errors import InputRefused, VerificationFailed
-from deploycomp.export.emit import emit_fused, emit_standard
+from deploycomp.export.emit import PADDING_GUARD, emit_fused, emit_standard
 from deploycomp.onnxmodel import Facts, OnnxModel, name_nodes_once
 from deploycomp.recipe import Export
 
@@ -38,6 +38,9 @@ _WRAPPERS = "model.module."
 
 _TRACED_OPSET = 24
 """torch writes no newer one. What an encoder uses of the newer ones differs in types that it does not use."""
+
+GUARD_NAME = "padding_must_be_on_the_right"
+"""The node's name stands in ONNX Runtime's message."""
 
 _FUSED_OPS = ("Attention", "MultiHeadAttention", "Gelu", "FastGelu", "QuickGelu")
 
@@ -64,7 +67,7 @@ def export(model: TorchModel, config: Export, *, opset: int) -> tuple[OnnxModel,
     Args:
         model: The loaded model, on the CPU.
         config: Operators, type and fixed dimensions.
-        opset: Of ai.onnx; from 26 on attention is its own operator.
+        opset: Of ai.onnx; from 24 on attention is its own operator.
 
     Returns:
         The graph and the facts: nodes, fused operators, and what stayed unfused and why.
@@ -170,6 +173,8 @@ def _name_dims(value: ir.Value, config: Export) -> None:
 
 def _node_name(node: ir.Node) -> str:
     """`encoder.layer.0.attention.self.query/MatMul`: the module that computes it, and what."""
+    if node.op_type == PADDING_GUARD:
+        return GUARD_NAME
     scopes: list[str] = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
     path = next((scope for scope in reversed(scopes[:-1]) if scope and not scope.startswith("_")), "")
     path = f"{path}.".removeprefix(_WRAPPERS).rstrip(".")

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploycomp.onnxmodel import OnnxModel, share_array, store_array
+from deploycomp.padding import MASK, add_padding, has_mask
 from deploycomp.quantize.products import Product, find_product, is_standard
 from deploycomp.quantize.ranges import LEVELS, choose_range
 from deploycomp.quantize.rewrite import CONTRIB, Quantized, Work
@@ -32,10 +33,6 @@ _BIAS, _PAST, _TOKENS = 3, (4, 5), 6
 """Inputs of Attention behind Q, K and V."""
 _KNOWN = {"q_num_heads", "kv_num_heads", "scale"}
 """The attributes that `export` writes; another one changes what is computed."""
-
-MASK = "attention_mask"
-MASKED = np.array(-3e38, np.float32)
-"""Added to the scores of padding: exp of it is 0, and no sum with a score is infinite."""
 
 SYMMETRIC = LARGEST[UNSATURATED_BITS]
 """K and V have no zero point: kernels are twice as slow with one."""
@@ -96,7 +93,7 @@ def _read(node: ir.Node, work: Work) -> _Attention | str:
     if _first_token_only(q):
         return "one query a row is too few to pay for quantizing its keys and values"
     padded = inputs[_TOKENS] is not None
-    if padded and not any(value.name == MASK for value in work.graph.inputs):
+    if padded and not has_mask(work.graph):
         return f"the graph has no {MASK}"
     for user, _ in node.outputs[0].uses():
         if not isinstance(find_product(user), Product) or work.kinds.get(user) != "static":
@@ -154,7 +151,7 @@ def _emit(
     if read.bias is not None:
         scores = add("Add", "AddBias", scores, read.bias)
     if read.padded:
-        scores = add("Add", "AddPadding", scores, _padding(node, graph))
+        scores = add("Add", "AddPadding", scores, add_padding(graph))
     level = share_array(graph, "probability_scale", np.array(1 / (LEVELS - 1), np.float32))
     softmax = add("Softmax", "Softmax", scores, axis=-1)
     probabilities = add("QuantizeLinear", "QuantizeProbabilities", softmax, level, no_probability)
@@ -170,20 +167,3 @@ def _symmetric(statistics: Statistics) -> np.float32:
     """The scale of ±127; 1 where all values are zero."""
     largest = np.float32(statistics.absmax.max())
     return largest / np.float32(SYMMETRIC) if largest > np.finfo(np.float32).tiny * SYMMETRIC else np.float32(1)
-
-
-def _padding(node: ir.Node, graph: ir.Graph) -> ir.Value:
-    """[batch, 1, 1, tokens], 0 for a real token and very small for padding, computed once for all layers."""
-    import onnx_ir as ir
-
-    for each in graph:
-        if each.name == "padding/Unsqueeze":
-            return each.outputs[0]
-    mask = next(value for value in graph.inputs if value.name == MASK)
-    real = ir.node("Cast", [mask], {"to": ir.DataType.BOOL.value}, name="padding/Cast")
-    levels = share_array(graph, "real_token", np.array(0, np.float32)), share_array(graph, "padding", MASKED)
-    bias = ir.node("Where", [real.outputs[0], *levels], name="padding/Where")
-    axes = share_array(graph, "axes_1_2", np.array([1, 2], np.int64))
-    wide = ir.node("Unsqueeze", [bias.outputs[0], axes], name="padding/Unsqueeze")
-    graph.insert_before(node, [real, bias, wide])
-    return wide.outputs[0]

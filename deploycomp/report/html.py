@@ -33,6 +33,7 @@ from deploycomp.report.words import (
     as_yaml,
     float_reasons,
     recipe_yaml,
+    runtime_words,
     stage_title,
     step_choices,
     step_title,
@@ -381,6 +382,8 @@ def _provenance(report: Report) -> list[tuple[str, str]]:
     rows = [("source", shorten(source["name"])), ("source digest", source["digest"])]
     rows += [("revision", source["revision"])] if source["revision"] else []
     rows += [("artifact", artifact["model"]), ("artifact digest", artifact["digest"])]
+    if words := runtime_words(report):
+        rows += [("runs on", words)]
     if evaluation := report["evaluation"]:
         split = f", split {evaluation['split']}" if evaluation["split"] else ""
         rows += [

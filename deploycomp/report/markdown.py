@@ -15,6 +15,7 @@ from deploycomp.report.words import (
     machine_words,
     parity_words,
     recipe_yaml,
+    runtime_words,
     step_choices,
     step_title,
     step_words,
@@ -106,4 +107,6 @@ def _footer(report: Report) -> str:
         f"deploycomp {markdown(report['deploycomp'])} · source {markdown(source['digest'][:DIGEST_SHOWN])} "
         f"· artifact {markdown(artifact['digest'][:DIGEST_SHOWN])} · target {markdown(artifact['target'])}"
     )
+    if needs := runtime_words(report):
+        digests += f" · {markdown(needs, MAX_SENTENCE)}"
     return f"<sub>{markdown(machine_words(report), MAX_SENTENCE)}<br>{digests}</sub>"

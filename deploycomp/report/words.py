@@ -21,6 +21,7 @@ __all__ = [
     "machine_words",
     "parity_words",
     "recipe_yaml",
+    "runtime_words",
     "stage_title",
     "step_choices",
     "step_title",
@@ -88,6 +89,8 @@ def _export(facts: Mapping[str, Any]) -> Iterator[str]:
     parts += [f"emitted fused: {fused}"] if fused else []
     if parts:
         yield "; ".join(parts)
+    if attention := facts.get("attention"):
+        yield f"{fmt.plural(attention['nodes'], 'attention block')} delivered in the form '{attention['form']}'"
     if unfused := facts.get("unfused_attention", 0):
         yield f"{fmt.plural(unfused, 'attention block')} left unfused"
     rewrites = facts.get("rewrites", {})
@@ -185,6 +188,14 @@ def machine_words(report: Report) -> str:
         parts.append(" ".join(known))
     packages = [f"{name} {shorten(versions[name])}" for name in NAMED_VERSIONS if name in versions]
     return " · ".join([*parts, *([", ".join(packages)] if packages else [])])
+
+
+def runtime_words(report: Report) -> str | None:
+    """Say which ONNX Runtime the graph needs, and where padding may lie; None in reports that do not tell."""
+    if not (needs := report["artifact"].get("onnxruntime")):
+        return None
+    padding = "padding on the right only" if needs["padding"] == "right" else "padding anywhere"
+    return f"onnxruntime {shorten(needs['lowest'])} or newer, {padding}"
 
 
 def recipe_yaml(report: Report) -> str:

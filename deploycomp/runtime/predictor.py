@@ -39,6 +39,7 @@ from deploycomp.runtime.inputs import EXAMPLES, check_count, check_inputs, check
 from deploycomp.runtime.raw import OUTPUTS, Raw, Row, run_rows
 from deploycomp.runtime.results import Answered, Span
 from deploycomp.runtime.session import Run, open_session, runner
+from deploycomp.runtime.versions import check_onnxruntime
 
 if TYPE_CHECKING:
     import tokenizers
@@ -142,13 +143,14 @@ class Predictor:
         Raises:
             UsageError: *threads* or *streams* is no whole number of at least one.
             InputRefused: No artifact, one of another schema, a changed one (with *verify*), a broken model.
-            EnvironmentFailed: A provider or a kernel is missing.
+            EnvironmentFailed: A provider or a kernel is missing, or this onnxruntime is older than the artifact needs.
         """
         streams = check_count("streams", streams)
         every = default_threads() if threads is None else check_count("threads", threads)
         options = {"threads": threads, "streams": streams, "providers": providers, "spinning": spinning}
 
         def read(version: Version) -> Predictor:
+            check_onnxruntime(version.manifest, where=str(folder))
             artifact = verify_version(version) if verify else Artifact(version.path, version.manifest)
             model = artifact.model
             name = str(artifact.manifest["model"])

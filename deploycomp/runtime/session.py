@@ -16,7 +16,7 @@ from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, 
 from deploycomp.external import check_external_data
 from deploycomp.runtime.cpu import default_threads
 from deploycomp.runtime.inputs import check_count
-from deploycomp.runtime.versions import version_hint
+from deploycomp.runtime.versions import OPERATORS, PADDING_GUARD, version_hint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,9 @@ SPINNING = "session.intra_op.allow_spinning"
 
 _ORT_MESSAGE = re.compile(r"\[ONNXRuntimeError\] : \d+ : (\w+) : (.*)", re.DOTALL)
 _NO_KERNEL = re.compile(r"implementation for (?P<op>\S+?)(\(\d+\))? node with name '(?P<node>[^']*)'")
+_MISPLACED = "Name:'padding_must_be_on_the_right'"
+"""The node with which a graph refuses other padding, see `export.torch_export`."""
+_UPGRADE = "pip install --upgrade onnxruntime, or export with --opset 18, which every one since 1.18 answers rightly"
 _NO_DATA = re.compile(r'does not exist: "([^"]+)"')
 _NO_MEMORY = re.compile(r"bad_alloc|failed to allocate|out of memory", re.IGNORECASE)
 
@@ -48,6 +51,7 @@ def open_session(
     providers: Sequence[str] | None = None,
     spinning: bool = True,
     config: Mapping[str, str] | None = None,
+    profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open a session: sequential, every graph optimization, one pool of threads.
 
@@ -57,6 +61,7 @@ def open_session(
         providers: ONNX Runtime's names in order of preference; by default the CPU.
         spinning: Let threads spin between operators. Faster alone, slower with another session beside it.
         config: Session config entries; they overrule *spinning*.
+        profile: Where the session records its kernels, a folder, until `kernels_run` ends it.
 
     Returns:
         The session; its first provider is the first that was asked for.
@@ -85,6 +90,8 @@ def open_session(
     options.log_severity_level = LOG_ERRORS_ONLY
     for key, value in {SPINNING: "1" if spinning else "0", **(config or {})}.items():
         options.add_session_config_entry(key, str(value))
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
     try:
         session = ort.InferenceSession(str(model), options, providers=wanted, enable_fallback=0)
     except Exception as error:
@@ -149,12 +156,13 @@ def _translate(error: Exception, *, model: Path, providers: Sequence[str]) -> De
     text, where = " ".join(text.split()), str(model)
     if code == "NOT_IMPLEMENTED":
         found = _NO_KERNEL.search(text)
-        op, node = (found["op"], found["node"]) if found else ("an operator", "unknown")
-        return EnvironmentFailed(
-            f"ONNX Runtime has no kernel for {op} on {', '.join(providers)}",
-            where=f"{where}: node '{node}'",
-            why=text,
-            hint=f"choose another target or precision for this machine, or another onnxruntime than {_version()}",
+        return _no_kernel(found, text, where=where, providers=providers)
+    if _MISPLACED in text:
+        return InputRefused(
+            "this graph takes padding on the right only",
+            where=where,
+            why="its attention is told how many tokens of a row are real, and in one of them these do not stand first",
+            hint="pad on the right, or export with --opset 18: that takes any attention_mask",
         )
     if _NO_MEMORY.search(text):
         return EnvironmentFailed("memory ran out in ONNX Runtime", where=where, why=text, hint="lower the batch size")
@@ -174,7 +182,18 @@ def _translate(error: Exception, *, model: Path, providers: Sequence[str]) -> De
     )
 
 
-def _version() -> str:
-    import onnxruntime as ort
+def _no_kernel(found: re.Match[str] | None, text: str, *, where: str, providers: Sequence[str]) -> EnvironmentFailed:
+    op, node = (found["op"], found["node"]) if found else ("an operator", "unknown")
+    newer = op == PADDING_GUARD and providers[0] == CPU_PROVIDER
+    return EnvironmentFailed(
+        f"ONNX Runtime {_version()} has no kernel for {op} on {', '.join(providers)}",
+        where=f"{where}: node '{node}'",
+        why=f"the graph needs onnxruntime {OPERATORS[op]} or newer" if newer else text,
+        hint=_UPGRADE if newer else "choose another target or precision for this machine",
+    )
 
-    return ort.__version__
+
+def _version() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)

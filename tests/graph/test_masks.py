@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploycomp.errors import DeploycompError
+from deploycomp.errors import InputRefused
 from deploycomp.export.emit import ATTENTION_OPSET
 from deploycomp.models import resolve
 from deploycomp.models.load import load
@@ -38,6 +38,7 @@ class Exported:
     def __init__(self, folder: Path, opset: int | None):
         self.source = load(resolve(str(tiny.build(folder / "model", "bert", "token-classification"))))
         onnx, _, context = run_steps(self.source, Recipe(steps=(Export(opset=opset),)), folder / "work")
+        self.guard = next((node.name for node in onnx.model.graph if node.op_type == "TensorScatter"), None)
         self.operators = Counter(node.op_type for node in onnx.model.graph)
         path = context.path("export")
         self._run = runner(open_session(path, threads=1), model=path)
@@ -74,8 +75,9 @@ def test_the_default_opset_has_attention_of_its_own(newest: Exported):
     assert (newest.operators["Attention"], newest.operators["MultiHeadAttention"]) == (tiny.LAYERS, 0)
 
 
-def test_an_older_opset_has_the_attention_of_onnx_runtime(oldest: Exported):
-    assert (oldest.operators["Attention"], oldest.operators["MultiHeadAttention"]) == (0, tiny.LAYERS)
+def test_an_older_opset_has_attention_that_every_runtime_answers_rightly(oldest: Exported):
+    assert (oldest.operators["Attention"], oldest.operators["MultiHeadAttention"]) == (0, 0)
+    assert oldest.operators["Softmax"] == tiny.LAYERS
 
 
 @pytest.mark.parametrize("mask", RIGHT.values(), ids=RIGHT)
@@ -85,8 +87,28 @@ def test_real_tokens_first_are_answered_as_by_the_source(newest: Exported, mask:
 
 @pytest.mark.parametrize("mask", OTHER.values(), ids=OTHER)
 def test_any_other_mask_is_refused_rather_than_answered_wrongly(newest: Exported, mask: list[list[int]]):
-    with pytest.raises(DeploycompError, match="nonpad_kv_seqlen"):
+    with pytest.raises(InputRefused, match="takes padding on the right only") as caught:
         newest.answer(mask)
+    assert caught.value.hint == "pad on the right, or export with --opset 18: that takes any attention_mask"
+
+
+def test_a_row_of_padding_alone_is_refused(newest: Exported):
+    with pytest.raises(InputRefused, match="takes padding on the right only"):
+        newest.answer([[1] * LENGTH, [0] * LENGTH])
+
+
+def test_a_row_of_padding_alone_changes_no_other_row(oldest: Exported):
+    """Its own answer means nothing: PyTorch's two attentions differ on it."""
+    mask = [[1] * LENGTH, [0] * LENGTH]
+    got = oldest.answer(mask)
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(got[0], oldest.expected(mask)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_guard_is_an_operator_of_its_own(newest: Exported):
+    """Where Attention is expanded into a function, no kernel checks the number."""
+    assert newest.operators["TensorScatter"] == 1
+    assert newest.guard == "padding_must_be_on_the_right"
 
 
 @pytest.mark.parametrize("mask", {**RIGHT, **OTHER}.values(), ids={**RIGHT, **OTHER})
