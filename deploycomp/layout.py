@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,7 @@ _QINT8_SUFFIX = {
 }
 """sentence-transformers names the instruction set that a quantized file is for."""
 
-_TOKENIZER_FILES = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+_VOCABULARIES = (
     "added_tokens.json",
     "vocab.txt",
     "vocab.json",
@@ -43,7 +42,7 @@ _SENTENCE_FILES = {
 }
 """File of sentence-transformers → where it lies."""
 _PRIVATE_KEYS = ("_name_or_path",)
-"""Keys of config.json that hold a path of the machine it was written on."""
+"""Keys that hold a path of the machine they were written on."""
 
 
 def model_names(recipe: Recipe, target: str) -> dict[str, str]:
@@ -58,7 +57,13 @@ def model_names(recipe: Recipe, target: str) -> dict[str, str]:
 
 
 def copy_side_files(
-    source: Path, folder: Path, *, encoder: Path, config: dict[str, Any], tokenizer: Any, layout: str
+    source: Path,
+    folder: Path,
+    *,
+    encoder: Path,
+    settings: Mapping[str, dict[str, Any]],
+    tokenizer: Any,
+    layout: str,
 ) -> None:
     """Copy what a loader needs beside the graph: config, tokenizer, and the folders of sentence-transformers.
 
@@ -66,13 +71,14 @@ def copy_side_files(
         source: The checkpoint; it is only read.
         folder: The staged artifact.
         encoder: Where its tokenizer is: *source* itself, or `0_Transformer` in it.
-        config: What the model was loaded with: the source's config.json without what was dropped.
+        settings: What model and tokenizer were loaded with, by file: the source's without what was dropped.
         tokenizer: The loaded tokenizer: what it does is published, which settings may have made another thing than the
             checkpoint's own tokenizer.json.
         layout: The recipe's layout.
     """
-    _write_json(folder / "config.json", {key: value for key, value in config.items() if key not in _PRIVATE_KEYS})
-    for name in _TOKENIZER_FILES:
+    for name, values in settings.items():
+        _write_json(folder / name, {key: value for key, value in values.items() if key not in _PRIVATE_KEYS})
+    for name in _VOCABULARIES:
         if (encoder / name).is_file():
             shutil.copyfile(encoder / name, folder / name)
     write_tokenizer(tokenizer, folder / "tokenizer.json")

@@ -149,7 +149,7 @@ def _walk(run: _Run) -> ExportResult:
             run.value.source.path,
             run.staging.path,
             encoder=run.value.source.encoder,
-            config=run.value.source.config,
+            settings=run.value.settings,
             tokenizer=run.value.tokenizer,
             layout=run.recipe.layout,
         )

@@ -109,7 +109,7 @@ def verdicts(result: dict[str, Any]) -> dict[str, str]:
 def test_equal_models_pass(runner: Runner, models: tuple[Path, Path]):
     result = gate(models)
     assert result["verdict"] == "pass"
-    assert verdicts(result) == dict.fromkeys(("size", "answers", "latency", "memory"), "pass")
+    assert verdicts(result) == {**dict.fromkeys(("size", "answers", "latency", "memory"), "pass"), "text": "skipped"}
     assert result["why"] == "all 4 checks hold"
     assert result["rounds"] == result["looks"][-1]["rounds"]
     assert runner.calls == 2 * (result["rounds"] + 1)
@@ -136,7 +136,7 @@ def test_a_neighbour_that_slows_both_is_taken_out(runner: Runner, models: tuple[
     runner.factors[CANDIDATE] = (1.1, 1.0)
     slower = gate(models)
     assert verdicts(slower)["latency"] == "fail"
-    assert slower["checks"][2]["ratio"] == pytest.approx(1.1, abs=0.01)
+    assert slower["checks"][3]["ratio"] == pytest.approx(1.1, abs=0.01)
     times = slower["samples"]["numbers"][0]
     assert np.std(np.log(times[BASELINE])) > 0.1  # a process is as slow as it is
     assert np.std(np.log(np.divide(times[CANDIDATE], times[BASELINE]))) < 0.02
@@ -151,7 +151,7 @@ def test_a_coin_draws_who_is_opened_first(runner: Runner, models: tuple[Path, Pa
 
 def test_a_model_that_needs_more_memory_fails(runner: Runner, models: tuple[Path, Path]):
     runner.factors[CANDIDATE] = (1.0, 1.2)
-    assert verdicts(gate(models)) == {"size": "pass", "answers": "pass", "latency": "pass", "memory": "fail"}
+    assert verdicts(gate(models)) == {"size": "pass", "text": "skipped", "answers": "pass", "latency": "pass", "memory": "fail"}
 
 
 def test_three_percent_slower_does_not_fail_at_five(runner: Runner, models: tuple[Path, Path]):
@@ -205,7 +205,7 @@ def test_the_coins_are_drawn_anew_unless_a_seed_is_given(runner: Runner, models:
 def test_a_larger_model_fails_and_nothing_is_measured(runner: Runner, models: tuple[Path, Path]):
     models[0].with_name("model.onnx.data").write_bytes(bytes(100_000))
     result = gate(models)
-    assert verdicts(result) == {"size": "fail", "answers": "skipped", "latency": "skipped", "memory": "skipped"}
+    assert verdicts(result) == {"size": "fail", "text": "skipped", "answers": "skipped", "latency": "skipped", "memory": "skipped"}
     assert runner.calls == 0
     assert result["next"] is None
     assert gate(models, Goals(max_size_growth=1000.0))["verdict"] == "pass"
@@ -216,9 +216,9 @@ def test_faster_but_wrong_fails(runner: Runner, models: tuple[Path, Path], how: 
     runner.factors[CANDIDATE] = (0.5, 0.5)
     change(models[0], how)
     result = gate(models)
-    assert verdicts(result) == {"size": "pass", "answers": "fail", "latency": "skipped", "memory": "skipped"}
+    assert verdicts(result) == {"size": "pass", "text": "skipped", "answers": "fail", "latency": "skipped", "memory": "skipped"}
     assert runner.calls == 0
-    assert result["checks"][1]["reason"].startswith("the answers are not the baseline's")
+    assert result["checks"][2]["reason"].startswith("the answers are not the baseline's")
 
 
 def test_differences_that_the_precision_may_cost_pass(runner: Runner, models: tuple[Path, Path]):
@@ -327,7 +327,7 @@ def _refuse(call: Callable[..., Any], *arguments: Any, **how: Any) -> None:
 def test_a_stored_baseline_of_this_machine_is_as_good(runner: Runner, models: tuple[Path, Path], calibrated: Path):
     result = gate((models[0], calibrated))
     assert (result["verdict"], result["advisory"]) == ("pass", False)
-    assert verdicts(result) == {"size": "pass", "answers": "skipped", "latency": "pass", "memory": "pass"}
+    assert verdicts(result) == {"size": "pass", "text": "skipped", "answers": "skipped", "latency": "pass", "memory": "pass"}
     runner.factors[CANDIDATE] = (1.1, 1.0)
     assert verdicts(gate((models[0], calibrated)))["latency"] == "fail"
 
@@ -339,7 +339,7 @@ def test_it_is_scaled_to_how_fast_the_machine_is_now(
     monkeypatch.setattr("deploycomp.measure.reference.measure_reference", lambda cpu: 3.0)
     result = gate((models[0], calibrated))
     assert result["verdict"] == "pass"
-    assert result["checks"][2]["ratio"] == pytest.approx(1.0, abs=0.02)
+    assert result["checks"][3]["ratio"] == pytest.approx(1.0, abs=0.02)
 
 
 def test_an_earlier_gate_without_the_kernel_is_advisory(runner: Runner, models: tuple[Path, Path], tmp_path: Path):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from deploycomp.layout import copy_side_files, model_names, write_ort_config
 from deploycomp.recipe import TARGETS, Export, Int8, Layout, Recipe
+from deploycomp.runtime.encode import load_tokenizer
 from tests.cli.made import files
+from tests.runtime.graphs import wordpiece
 
 FP32, FP16, INT8 = (Export(),), (Export(dtype="fp16"),), (Export(), Int8())
 
@@ -47,19 +50,12 @@ def test_two_graphs_never_share_a_name(layout: Layout, target: str):
 
 def side_files(source: Path, folder: Path, *, layout: str = "default", encoder: Path | None = None) -> None:
     home = encoder or source
-    config = json.loads((home / "config.json").read_text())
-    copy_side_files(source, folder, encoder=home, config=config, tokenizer=FakeTokenizer(), layout=layout)
+    settings = {"config.json": json.loads((home / "config.json").read_text()), "tokenizer_config.json": {"a": 1}}
+    copy_side_files(source, folder, encoder=home, settings=settings, tokenizer=LOADED, layout=layout)
 
 
-class FakeTokenizer:
-    """Stands for a loaded tokenizer where only its saving matters."""
-
-    @property
-    def backend_tokenizer(self) -> FakeTokenizer:
-        return self
-
-    def save(self, path: str) -> None:
-        Path(path).write_text('{"made": "from the slow one"}')
+LOADED = SimpleNamespace(backend_tokenizer=wordpiece())
+"""A loaded tokenizer, whose last call cut and padded."""
 
 
 @pytest.fixture
@@ -92,11 +88,17 @@ def test_paths_of_the_machine_are_left_out(tmp_path: Path, checkpoint: Path):
     assert "grün" in text
 
 
-def test_a_fast_tokenizer_is_copied_as_it_is(tmp_path: Path, checkpoint: Path):
+def test_the_tokenizer_that_was_loaded_is_published_and_not_the_file_it_was_made_of(tmp_path: Path, checkpoint: Path):
     (tmp_path / "out").mkdir()
-    (checkpoint / "tokenizer.json").write_text("mine")
+    (checkpoint / "tokenizer.json").write_text("before settings were laid over it")
     side_files(checkpoint, tmp_path / "out")
-    assert (tmp_path / "out" / "tokenizer.json").read_text() == "mine"
+    published = load_tokenizer(tmp_path / "out" / "tokenizer.json")
+    assert LOADED.backend_tokenizer.truncation is not None
+    assert (published.truncation, published.padding) == (None, None)
+    LOADED.backend_tokenizer.no_truncation()
+    LOADED.backend_tokenizer.no_padding()
+    text = "The GREAT cat runs in the river " * 3
+    assert published.encode(text).ids == LOADED.backend_tokenizer.encode(text).ids
 
 
 def test_sentence_transformers_get_their_folders(tmp_path: Path, checkpoint: Path):
@@ -114,13 +116,19 @@ def test_sentence_transformers_get_their_folders(tmp_path: Path, checkpoint: Pat
     assert "9_Other/config.json" not in files(tmp_path / "out")
 
 
-def test_the_config_that_the_model_was_loaded_with_is_published(tmp_path: Path, checkpoint: Path):
+def test_the_settings_that_the_model_was_loaded_with_are_published(tmp_path: Path, checkpoint: Path):
     (tmp_path / "out").mkdir()
-    config = {"model_type": "bert", "_name_or_path": "/home/me"}
+    (checkpoint / "special_tokens_map.json").write_text("dropped")
+    settings = {
+        "config.json": {"model_type": "bert", "_name_or_path": "/home/me"},
+        "tokenizer_config.json": {"do_lower_case": True},
+    }
     copy_side_files(
-        checkpoint, tmp_path / "out", encoder=checkpoint, config=config, tokenizer=FakeTokenizer(), layout="default"
+        checkpoint, tmp_path / "out", encoder=checkpoint, settings=settings, tokenizer=LOADED, layout="default"
     )
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"model_type": "bert"}
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text()) == {"do_lower_case": True}
+    assert "special_tokens_map.json" not in files(tmp_path / "out")
 
 
 def test_an_encoder_in_a_folder_moves_to_the_root(tmp_path: Path, checkpoint: Path):

@@ -73,7 +73,7 @@ def test_the_manifest_has_every_key_that_readers_rely_on(artifact: Artifact):
     manifest = artifact.manifest
     assert list(manifest) == [
         "schema_version", "deploycomp", "task", "model", "precision", "target", "signature", "runtime", "source",
-        "recipe", "versions", "steps", "parity", "evidence", "files",
+        "recipe", "versions", "selftest", "steps", "parity", "evidence", "files",
     ]  # fmt: skip
     assert manifest["task"] == "text-classification"
     assert (manifest["model"], manifest["precision"], manifest["target"]) == ("model.onnx", "int8", "portable")
@@ -517,3 +517,70 @@ def test_a_disk_that_fills_up_while_a_graph_is_written(out: Path, monkeypatch: p
     monkeypatch.setattr("deploycomp.steps.save_graph", full)
     error = refused(EnvironmentFailed, made.recipe(), out)
     assert "free some space there" in str(error.hint)
+
+
+# ------------------------------------------------------------ evidence from the text on
+
+
+def test_parity_from_the_text_on_is_a_row_of_the_report(artifact: Artifact):
+    stages = [(each["stage"], each["precision"]) for each in artifact.manifest["parity"]]
+    assert stages[-2:] == [("text", "fp32"), ("text", "int8")]
+    assert len(artifact.manifest["selftest"]) > 15
+
+
+def overridden(tmp_path: Path) -> Path:
+    """A cased tokenizer.json whose settings say lower case, which transformers lays over it."""
+    folder = tiny.build(tmp_path / "model", "bert", "text-classification")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "do_lower_case": False}))
+    return folder
+
+
+def test_the_published_folder_answers_as_transformers_answers_for_the_source(tmp_path: Path, out: Path):
+    from transformers import pipeline as library
+
+    model = overridden(tmp_path)
+    export_model(Recipe(model=str(model), benchmark=None), out)
+    texts = ["The GOOD film", "Anna Was In LONDON", "bad day"]
+    wanted = library("text-classification", model=str(model), top_k=None)(texts)
+    for answer, scores in zip(Predictor.load(out)(texts), wanted, strict=True):
+        assert answer.scores == pytest.approx({each["label"]: each["score"] for each in scores}, abs=1e-4)
+
+
+def test_a_tokenizer_that_is_not_the_one_that_answers_is_not_published(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = overridden(tmp_path)
+    raw = (model / "tokenizer.json").read_bytes()
+    monkeypatch.setattr("deploycomp.layout.write_tokenizer", lambda _tokenizer, file: file.write_bytes(raw))
+    failed = refused(VerificationFailed, Recipe(model=str(model), benchmark=None), out)
+    assert failed.what == "the artifact reads a text otherwise than its source does"
+    assert "the source's library makes" in str(failed.why)
+
+
+def test_rows_of_the_users_data_are_asked_too(tmp_path: Path, out: Path):
+    data = tmp_path / "rows.jsonl"
+    rows = [{"text": text, "label": tiny.TEXT_LABELS[index % 3]} for index, text in enumerate(tiny.texts(40, seed=5))]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    recipe = Recipe(model=str(made.model()), benchmark=None, evaluate=Evaluate(data=str(data)))
+    manifest = export_model(recipe, out).artifact.manifest
+    (text,) = [each for each in manifest["parity"] if each["stage"] == "text"]
+    assert text["checks"] > len(manifest["selftest"]) + 35
+    assert not any(row["text"] in json.dumps(manifest["selftest"]) for row in rows), "no data of a user is published"
+
+
+def test_evaluate_asks_an_artifact_its_own_texts_first(tmp_path: Path, artifact: Artifact):
+    from deploycomp.assess import judge
+
+    data = tmp_path / "rows.jsonl"
+    rows = [{"text": text, "label": tiny.TEXT_LABELS[index % 3]} for index, text in enumerate(tiny.texts(40, seed=5))]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    found = judge(str(artifact.path), str(data), against=str(made.model()))
+    assert [each["stage"] for each in found["parity"]] == ["text", "text"]
+    broken = tmp_path / "broken"
+    shutil.copytree(artifact.path, broken)
+    manifest = json.loads((broken / MANIFEST).read_text())
+    manifest["runtime"]["max_length"] = 60
+    (broken / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(VerificationFailed, match="reads a text otherwise"):
+        judge(str(broken), str(data))

@@ -212,20 +212,21 @@ class _Gate:
         return {**about, "fingerprint": fingerprint(about, bench.plan.threads)}
 
     def _cheap(self, bench: Bench, stored: Stored | None, progress: Progress) -> Iterator[Check]:
-        """Texts, size, answers, accuracy: each is made only when it is asked for."""
+        """Size, texts, answers, accuracy: each is made only when it is asked for."""
         from deploycomp.gating.answers import check_answers, check_texts
 
         subjects = bench.subjects
         progress("comparing answers", 0.0)
-        yield check_texts(subjects[CANDIDATE])
         if stored is not None:
             if stored.bytes is None:
                 yield told.skipped("size", "the stored baseline does not say it")
             else:
                 yield told.size(stored.bytes, subjects[CANDIDATE].bytes, self.goals.max_size_growth)
+            yield check_texts(subjects[CANDIDATE])
             yield told.skipped("answers", "a stored baseline gives no answers to compare with")
             return
         yield told.size(subjects[BASELINE].bytes, subjects[CANDIDATE].bytes, self.goals.max_size_growth)
+        yield check_texts(subjects[CANDIDATE])
         if self.retrained:
             yield told.skipped("answers", "the candidate was trained anew: accuracy judges it")
         else:
@@ -238,7 +239,7 @@ class _Gate:
     def _left(self, done: list[Check]) -> list[Check]:
         """What is not worth a second any more."""
         made = {each["kind"] for each in done}
-        kinds = ["size", "answers", *(["accuracy"] if self.data else []), "latency", "memory"]
+        kinds = ["text", "answers", *(["accuracy"] if self.data else []), "latency", "memory"]
         return [told.skipped(kind, f"{done[-1]['name']} fails already") for kind in kinds if kind not in made]
 
     def _play(self, bench: Bench, measure: Measure, context: dict[str, Any], progress: Progress, **how: Any) -> Played:

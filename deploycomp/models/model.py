@@ -68,6 +68,15 @@ class TorchModel:
         return self.sentence.pooling if self.sentence is not None else None
 
     @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """The JSON files that it was loaded with, as loaders of the artifact shall read them."""
+        files = {"config.json": self.source.config, **self.source.settings}
+        if self.sentence is not None and self.sentence.lower_case:  # then transformers reads the artifact alike
+            name = "tokenizer_config.json"
+            files[name] = {**files.get(name, {}), "do_lower_case": True}
+        return files
+
+    @property
     def parameters(self) -> int:
         """The number of parameters, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())

@@ -79,12 +79,26 @@ def test_wrong_answers_fail(run: Run):
     verdicts = {each["kind"]: each["verdict"] for each in done.json["checks"]}
     assert verdicts == {
         "size": "pass",
+        "text": "pass",
         "answers": "pass",
         "accuracy": "fail",
         "latency": "skipped",
         "memory": "skipped",
     }
     assert done.json["goals"]["max_drop"] == 0.04
+
+
+def test_an_artifact_that_reads_texts_otherwise_than_its_source_fails(run: Run, tmp_path: Path):
+    """As one does whose tokenizer, runtime or kernels are not those that it was sealed with."""
+    spoiled = Path(shutil.copytree(made.fp32().path, tmp_path / "spoiled"))
+    manifest = json.loads((spoiled / "deploycomp.json").read_text())
+    manifest["runtime"]["truncation_side"] = "left"
+    (spoiled / "deploycomp.json").write_text(json.dumps(manifest))
+    done = run("gate", spoiled, "--baseline", made.fp32().path, *SMALL, "--json")
+    assert done.code == 1
+    text = next(each for each in done.json["checks"] if each["kind"] == "text")
+    assert text["verdict"] == "fail"
+    assert "reads a text otherwise than its source does" in text["reason"]
 
 
 def test_an_artifact_that_was_changed_is_refused(run: Run, tmp_path: Path):
