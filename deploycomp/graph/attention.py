@@ -12,10 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-import numpy as np
-
 from deploycomp.onnxmodel import OnnxModel, share_array
-from deploycomp.padding import MASK, add_padding
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -125,6 +122,8 @@ def _int_mask(graph: ir.Graph) -> ir.Value:
     """The mask in the type that MultiHeadAttention takes, once for all layers."""
     import onnx_ir as ir
 
+    from deploycomp.padding import MASK
+
     name = "padding/CastMask"
     for each in graph:
         if each.name == name:
@@ -136,7 +135,10 @@ def _int_mask(graph: ir.Graph) -> ir.Value:
 
 
 def _plain(node: ir.Node, parts: _Parts, graph: ir.Graph, *, half: bool) -> list[ir.Node]:
+    import numpy as np
     import onnx_ir as ir
+
+    from deploycomp.padding import add_padding
 
     kind = np.float16 if half else np.float32
     new: list[ir.Node] = []
