@@ -13,6 +13,9 @@ from tests.fuzz.mangle import mangle
 
 __all__ = ["change"]
 
+DOUBLED = 5
+"""Levels whose graph stands twice: each doubles the file."""
+
 
 def change(path: Path, draw: Random, *, canary: str) -> str:
     """Change one thing of a graph.
@@ -126,13 +129,9 @@ def _ends(model: onnx.ModelProto, draw: Random, _: str) -> None:
 def _nested(model: onnx.ModelProto, draw: Random, _: str) -> None:
     """Subgraphs in subgraphs: parsers follow them by recursion."""
     graph = onnx.helper.make_graph([], "inner", [], [])
-    for _ in range(draw.choice([5, 30])):
-        node = (
-            onnx.helper.make_node("If", ["x"], ["y"], then_branch=graph, else_branch=graph)
-            if _ < 5
-            else (onnx.helper.make_node("If", ["x"], ["y"], then_branch=graph))
-        )
-        graph = onnx.helper.make_graph([node], "inner", [], [])
+    for level in range(draw.choice([5, 30])):
+        branches = {"then_branch": graph} | ({"else_branch": graph} if level < DOUBLED else {})
+        graph = onnx.helper.make_graph([onnx.helper.make_node("If", ["x"], ["y"], **branches)], "inner", [], [])
     model.graph.node.append(onnx.helper.make_node("If", ["x"], ["y"], then_branch=graph, else_branch=graph))
 
 

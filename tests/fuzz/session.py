@@ -105,7 +105,7 @@ class Session:
 
     def _input(self) -> str:
         """What the process was given when it ended."""
-        from tests.fuzz.subjects import Bench, changes
+        from tests.fuzz.bench import Bench, changes
 
         return changes(Bench(self.folder / str(self._starts)))
 

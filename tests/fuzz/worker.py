@@ -27,8 +27,9 @@ def main(root: Path, mutations: int) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print belongs to the log
     warnings.simplefilter("ignore")
+    from tests.fuzz.bench import Bench
     from tests.fuzz.doors import Traces
-    from tests.fuzz.subjects import Bench, traced
+    from tests.fuzz.subjects import traced
 
     _quiet()
     _quick()
@@ -46,8 +47,9 @@ def main(root: Path, mutations: int) -> None:
 
 
 def _one(bench: Any, subject: str, seed: int, index: int) -> dict[str, Any]:
+    from tests.fuzz.bench import changes
     from tests.fuzz.doors import Fault
-    from tests.fuzz.subjects import EVERY, changes
+    from tests.fuzz.subjects import EVERY
 
     draw = Random(f"{seed} {subject} {index}")
     try:
