@@ -151,7 +151,13 @@ def test_a_coin_draws_who_is_opened_first(runner: Runner, models: tuple[Path, Pa
 
 def test_a_model_that_needs_more_memory_fails(runner: Runner, models: tuple[Path, Path]):
     runner.factors[CANDIDATE] = (1.0, 1.2)
-    assert verdicts(gate(models)) == {"size": "pass", "text": "skipped", "answers": "pass", "latency": "pass", "memory": "fail"}
+    assert verdicts(gate(models)) == {
+        "size": "pass",
+        "text": "skipped",
+        "answers": "pass",
+        "latency": "pass",
+        "memory": "fail",
+    }
 
 
 def test_three_percent_slower_does_not_fail_at_five(runner: Runner, models: tuple[Path, Path]):
@@ -205,7 +211,13 @@ def test_the_coins_are_drawn_anew_unless_a_seed_is_given(runner: Runner, models:
 def test_a_larger_model_fails_and_nothing_is_measured(runner: Runner, models: tuple[Path, Path]):
     models[0].with_name("model.onnx.data").write_bytes(bytes(100_000))
     result = gate(models)
-    assert verdicts(result) == {"size": "fail", "text": "skipped", "answers": "skipped", "latency": "skipped", "memory": "skipped"}
+    assert verdicts(result) == {
+        "size": "fail",
+        "text": "skipped",
+        "answers": "skipped",
+        "latency": "skipped",
+        "memory": "skipped",
+    }
     assert runner.calls == 0
     assert result["next"] is None
     assert gate(models, Goals(max_size_growth=1000.0))["verdict"] == "pass"
@@ -216,7 +228,13 @@ def test_faster_but_wrong_fails(runner: Runner, models: tuple[Path, Path], how: 
     runner.factors[CANDIDATE] = (0.5, 0.5)
     change(models[0], how)
     result = gate(models)
-    assert verdicts(result) == {"size": "pass", "text": "skipped", "answers": "fail", "latency": "skipped", "memory": "skipped"}
+    assert verdicts(result) == {
+        "size": "pass",
+        "text": "skipped",
+        "answers": "fail",
+        "latency": "skipped",
+        "memory": "skipped",
+    }
     assert runner.calls == 0
     assert result["checks"][2]["reason"].startswith("the answers are not the baseline's")
 
@@ -327,7 +345,13 @@ def _refuse(call: Callable[..., Any], *arguments: Any, **how: Any) -> None:
 def test_a_stored_baseline_of_this_machine_is_as_good(runner: Runner, models: tuple[Path, Path], calibrated: Path):
     result = gate((models[0], calibrated))
     assert (result["verdict"], result["advisory"]) == ("pass", False)
-    assert verdicts(result) == {"size": "pass", "text": "skipped", "answers": "skipped", "latency": "pass", "memory": "pass"}
+    assert verdicts(result) == {
+        "size": "pass",
+        "text": "skipped",
+        "answers": "skipped",
+        "latency": "pass",
+        "memory": "pass",
+    }
     runner.factors[CANDIDATE] = (1.1, 1.0)
     assert verdicts(gate((models[0], calibrated)))["latency"] == "fail"
 

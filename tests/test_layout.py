@@ -172,4 +172,4 @@ def test_ort_config_tells_how_it_was_quantized(tmp_path: Path, bits: int, reduce
 def test_ort_config_of_a_float_graph_has_no_quantization(tmp_path: Path):
     config = ort_config(tmp_path, [{"step": "export", "facts": {}}])
     assert config["quantization"] == {}
-    assert config["opset"] == 26
+    assert config["opset"] == 24

@@ -70,7 +70,7 @@ def test_the_folder_holds_model_side_files_manifest_and_report(artifact: Artifac
 
 
 def test_the_manifest_has_every_key_that_readers_rely_on(artifact: Artifact):
-    manifest = artifact.manifest
+    manifest = {**artifact.manifest, "runtime": {**artifact.manifest["runtime"]}}
     assert list(manifest) == [
         "schema_version", "deploycomp", "task", "model", "precision", "target", "signature", "runtime", "source",
         "recipe", "versions", "selftest", "steps", "parity", "evidence", "files",
@@ -82,19 +82,29 @@ def test_the_manifest_has_every_key_that_readers_rely_on(artifact: Artifact):
         "inputs": {"input_ids": batch, "attention_mask": batch, "token_type_ids": batch},
         "outputs": {"logits": ["batch", 3]},
     }
+    needs = manifest["runtime"].pop("onnxruntime")
+    assert (needs["lowest"], needs["padding"]) == ("1.25", "right")
     assert manifest["runtime"] == {
         "max_length": tiny.MAX_LENGTH,
         "pad_token_id": 0,
         "pad_token_type_id": 0,
         "padding_side": "right",
+        "truncation_side": "right",
+        "split_special_tokens": False,
         "labels": list(tiny.TEXT_LABELS),
         "problem_type": "single_label_classification",
+        "activation": "identity",
         "mask_token": "[MASK]",
+        "unk_token_id": 1,
+        "prompts": {},
+        "default_prompt_name": None,
         "fixed": {"batch": None, "sequence": None},
         "session": {},
     }
     assert [step["step"] for step in manifest["steps"]] == ["export", "int8"]
-    assert [(each["stage"], each["precision"]) for each in manifest["parity"]] == [("export", "fp32"), ("int8", "int8")]
+    assert [(each["stage"], each["precision"]) for each in manifest["parity"]] == [
+        ("export", "fp32"), ("int8", "int8"), ("text", "fp32"), ("text", "int8"),
+    ]  # fmt: skip
     assert Recipe.check(manifest["recipe"]) == made.recipe()
 
 
