@@ -85,25 +85,28 @@ def open_source(source: Source, task: str, runtime: Mapping[str, Any], *, module
     return library
 
 
-def record_source(model: TorchModel, rows: Rows | None) -> TextReference:
+def record_source(model: TorchModel, rows: Rows | None, *, sequence: int | None = None) -> TextReference:
     """Ask a checkpoint the probes from the text on, and some of the user's rows, in its own library.
 
     Args:
         model: The model that is exported. One that was cut answers itself, inside its library.
         rows: The user's data, where there is some.
+        sequence: Tokens that the graph will be fixed to: the library is then told to cut there.
     """
     from deploycomp.evaluate import inputs_of
     from deploycomp.evaluate.text import probe_inputs, record_texts, sample_rows
     from deploycomp.models.quiet import quiet
 
     tokenizer: Any = model.tokenizer
+    length = min(model.max_length, sequence or model.max_length)
     probes = probe_inputs(
         model.task,
-        max_length=model.max_length,
+        max_length=length,
         mask=tokenizer.mask_token,
         special=[str(each) for each in tokenizer.all_special_tokens],
     )
-    library = open_source(model.source, model.task, model.runtime, module=model.module if model.plan else None)
+    runtime = {**model.runtime, "max_length": length}
+    library = open_source(model.source, model.task, runtime, module=model.module if model.plan else None)
     found = sample_rows(inputs_of(rows, library)) if rows is not None else []
     with quiet():
         return record_texts(library, probes, found)
@@ -205,6 +208,8 @@ def _same_source(source: LibraryModel, judged: LibraryModel, rows: Rows) -> list
     if not isinstance(source, Library) or not isinstance(judged, Predictor):
         return []
     manifest = judged.manifest
+    if (manifest.get("runtime") or {}).get("fixed", {}).get("sequence"):
+        return []  # it cuts where the source does not; its own texts were asked as it cuts
     exported = all(step.get("step") in ("export", "int8") for step in manifest.get("steps") or [{}])
     if not exported or (manifest.get("source") or {}).get("digest") != source.digest:
         return []

@@ -301,7 +301,9 @@ def test_the_source_is_only_read_and_progress_never_goes_back(tmp_path: Path, ou
     shares = [share for _, share in told]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
-    assert [message for message, _ in told] == ["reading the checkpoint", "loading the model", "export", "publishing"]
+    assert [message for message, _ in told] == [
+        "reading the checkpoint", "loading the model", "export", "asking the source's library", "publishing",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("place", ["model", "model/inside", "."])
@@ -438,7 +440,12 @@ def quick(monkeypatch: pytest.MonkeyPatch, artifact: Artifact) -> Callable[..., 
         return artifact.manifest["signature"]
 
     monkeypatch.setattr(deploycomp.models.load, "load", lambda *_: loaded)
+
+    def texts(_run: Any, manifest: dict[str, Any]) -> None:
+        manifest["selftest"] = artifact.manifest["selftest"]
+
     monkeypatch.setattr(pipeline, "_steps", steps)
+    monkeypatch.setattr(pipeline, "_check_texts", texts)
     monkeypatch.setattr("deploycomp.report.write.to_html", lambda _: page)
     return lambda out, **changes: export_model(made.recipe(**changes), out, overwrite=True)
 

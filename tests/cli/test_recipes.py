@@ -119,7 +119,8 @@ def test_an_artifact_is_a_recipe(run: Callable[..., Any]):
     [({"recipe": 3}, "valid dictionary"), ({"recipe": {"steps": 3}}, "steps"), ({"recipe": {"new": 1}}, "new")],
 )
 def test_a_damaged_manifest_is_no_recipe(run: Callable[..., Any], tmp_path: Path, manifest: Any, reason: str):
-    (tmp_path / "deploycomp.json").write_text(json.dumps({"schema_version": 1, **manifest}))
+    sealed = {"schema_version": 1, "model": "model.onnx", "files": {"model.onnx": {"sha256": "0" * 64, "bytes": 1}}}
+    (tmp_path / "deploycomp.json").write_text(json.dumps({**sealed, **manifest}))
     done = run("export", "m", "--recipe", tmp_path)
     assert done.code == 2
     assert reason in done.err

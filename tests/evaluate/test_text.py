@@ -408,6 +408,20 @@ def test_a_manifest_without_probes_is_not_asked_and_a_broken_one_is_refused(aske
 
 def test_a_source_that_its_library_does_not_open_is_refused(tmp_path: Path, built: Callable[..., Path]):
     model = load(resolve(built(tmp_path / "m", "bert", "text-classification")))
-    shutil.rmtree(tmp_path / "m")
-    with pytest.raises(InputRefused, match="own library cannot open it"):
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputRefused, match=r"model\.safetensors changed while the model was loaded"):
         open_source(model.source, model.task, model.runtime)
+
+
+def test_what_a_library_raises_is_a_refusal(
+    tmp_path: Path, built: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    model = load(resolve(built(tmp_path / "m", "bert", "text-classification")))
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no such thing\nmore")
+
+    monkeypatch.setattr("deploycomp.evaluate.library.open_library", broken)
+    with pytest.raises(InputRefused, match="the model's own library cannot open it") as refused:
+        open_source(model.source, model.task, model.runtime)
+    assert refused.value.why == "RuntimeError: no such thing"

@@ -306,7 +306,11 @@ ROWS = (
     ),
     Row(
         38, "what a dead run left, a number given again, another host", "swept where it is surely dead, else kept",
-        ("test_artifact.py::test_what_dead_runs_left_is_swept",),
+        (
+            "sealed/test_claim.py::test_a_process_that_is_gone_is_dead",
+            "sealed/test_claim.py::test_a_process_number_that_was_given_again_is_dead",
+            "sealed/test_claim.py::test_what_was_killed_on_the_way_to_a_claim_is_swept",
+        ),
     ),
     Row(
         39, "a clock that jumps", "durations are monotonic",

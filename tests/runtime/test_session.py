@@ -220,7 +220,7 @@ def test_a_graph_of_another_time_names_the_version_found(
         ("Opset 26 is under development", "this is onnxruntime 1.20.1, opset 26 needs 1.25"),
         (
             "Opset 23 is under development",
-            'opset 23 needs 1.22: pip install "onnxruntime>=1.22", or export',
+            'opset 23 needs 1.23: pip install "onnxruntime>=1.23", or export',
         ),
         (
             "Unsupported model IR version: 11, max supported",
