@@ -74,6 +74,7 @@ def test_the_manifest_has_every_key_that_readers_rely_on(artifact: Artifact):
     assert list(manifest) == [
         "schema_version", "deploycomp", "task", "model", "precision", "target", "signature", "runtime", "source",
         "recipe", "versions", "selftest", "steps", "parity", "evidence", "files",
+        "seal",
     ]  # fmt: skip
     assert manifest["task"] == "text-classification"
     assert (manifest["model"], manifest["precision"], manifest["target"]) == ("model.onnx", "int8", "portable")
@@ -596,8 +597,6 @@ def test_evaluate_asks_an_artifact_its_own_texts_first(tmp_path: Path, artifact:
     assert [each["stage"] for each in found["parity"]] == ["text", "text"]
     broken = tmp_path / "broken"
     shutil.copytree(artifact.path, broken)
-    manifest = json.loads((broken / MANIFEST).read_text())
-    manifest["runtime"]["max_length"] = 60
-    (broken / MANIFEST).write_text(json.dumps(manifest))
+    made.edit_manifest(broken, lambda manifest: manifest["runtime"].update(max_length=60))
     with pytest.raises(VerificationFailed, match="reads a text otherwise"):
         judge(str(broken), str(data))

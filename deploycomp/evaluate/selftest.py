@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deploycomp.errors import InputRefused
+from deploycomp.evaluate.parity import TOLERANCES
 from deploycomp.evaluate.text import Answer, TextProbe, TextReference, check_text, thin
 
 if TYPE_CHECKING:
@@ -73,7 +74,10 @@ def check_selftest(model: LibraryModel, manifest: Mapping[str, Any]) -> dict[str
     reference = read_selftest(manifest)
     if reference is None:
         return None
-    return check_text(model, reference, str(manifest.get("precision")))
+    precision = manifest.get("precision")
+    if precision not in TOLERANCES:
+        raise InputRefused("the manifest names no known precision", where="precision", why=repr(precision))
+    return check_text(model, reference, precision)
 
 
 def _read(entry: Mapping[str, str], task: str) -> TextProbe:

@@ -11,6 +11,9 @@ from deploycomp.models.stage import Stage
 
 __all__ = ["check_tokenizer", "load_tokenizer"]
 
+TRIED = ("a good text", "", "漢字 مرحبا 😀 \u0301\uffff", "A-1 [x] (y)")
+"""Texts that every tokenizer has to read."""
+
 _SENTENCEPIECE = ("spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 
@@ -57,6 +60,32 @@ def load_tokenizer(stage: Stage, task: str) -> tuple[Any, tuple[str, ...]]:
     if task == "sentence-similarity" and source.sentence is not None and source.sentence.lower_case:
         _lower(tokenizer)
     return tokenizer, tuple(notes)
+
+
+def _check_ids(tokenizer: Any, rows: int, source: Source) -> None:
+    """Read texts with and without characters that a vocabulary may lack: settings can break what a file held together.
+
+    Raises:
+        InputRefused: A text cannot be read, or becomes a token that the embedding has no row for.
+    """
+    try:
+        found = [*tokenizer(list(TRIED))["input_ids"], *tokenizer(list(TRIED), list(TRIED))["input_ids"]]
+    except Exception as error:
+        why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        raise InputRefused(
+            "the tokenizer fails on a text",
+            where=str(source.encoder),
+            why=why,
+            hint="save it again with the library that trained it; it needs a token for unknown characters",
+        ) from error
+    largest = max((token for ids in found for token in ids), default=0)
+    if largest >= rows:
+        raise InputRefused(
+            f"the tokenizer makes token {largest} of a text, and the embedding has {rows} rows",
+            where=str(source.encoder),
+            why="its post-processor or its added tokens belong to another model",
+            hint="take tokenizer and weights from the same model",
+        )
 
 
 def _check_files(source: Source) -> None:
@@ -136,6 +165,7 @@ def check_tokenizer(tokenizer: Any, module: Any, source: Source, task: str) -> N
             why=f"without a row: {names}" + (f" and more, {len(beyond)} in all" if len(beyond) > 5 else ""),
             hint="call model.resize_token_embeddings(len(tokenizer)) before training, and save both",
         )
+    _check_ids(tokenizer, rows, source)
     needed = [("pad_token", "rows of a batch are padded with it")]
     needed += [("mask_token", "fill-mask fills it")] if task == "fill-mask" else []
     for name, why in needed:

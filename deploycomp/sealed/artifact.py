@@ -12,10 +12,12 @@ from deploycomp.sealed.manifest import (
     EVIDENCE,
     MANIFEST,
     REPORT,
+    SEAL,
     check_files,
     is_name,
     parse_object,
     rendered_pages,
+    seal_of,
 )
 from deploycomp.sealed.version import Version, read_version
 
@@ -70,6 +72,12 @@ class Artifact:
 def verify_version(version: Version) -> Artifact:
     """Verify one version of a folder, see `Artifact.verify`."""
     expected = check_files(version.manifest, where=str(version.path / MANIFEST))
+    if version.manifest.get(SEAL, seal_of(version.manifest)) != seal_of(version.manifest):
+        raise InputRefused(
+            f"the artifact is not what was sealed: {MANIFEST} has changed",
+            where=str(version.path / MANIFEST),
+            hint="export it again; an artifact is never edited",
+        )
     found = version.names()
     version.hold(sorted((expected.keys() | {*EVIDENCE}) & found))
     if REPORT in found:

@@ -5,6 +5,7 @@ By hand, because the runtime has no pydantic.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -21,11 +22,13 @@ __all__ = [
     "MAX_JSON_BYTES",
     "REPORT",
     "SCHEMA_VERSION",
+    "SEAL",
     "check_files",
     "check_manifest",
     "is_name",
     "parse_object",
     "rendered_pages",
+    "seal_of",
 ]
 
 MANIFEST = "deploycomp.json"
@@ -34,6 +37,8 @@ COMPRESSION = "compression.json"
 REPORT = "report.json"
 EVIDENCE = (REPORT, "report.md", "report.html")
 """Files that tell of one run on one machine and therefore differ between runs; `report.json` holds their hashes."""
+SEAL = "seal"
+"""Key of the manifest's own digest: an edited manifest says so. Who seals anew can write any."""
 SCHEMA_VERSION = 1
 MAX_JSON_BYTES = 50_000_000
 """No manifest or report of ours comes near this; a larger one is refused unread."""
@@ -66,6 +71,12 @@ def parse_object(data: bytes, *, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputRefused(f"{name} is not a JSON object", where=where)
     return cast("dict[str, Any]", value)
+
+
+def seal_of(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over a manifest without its seal, independent of spaces and of the order of keys."""
+    rest = {name: value for name, value in manifest.items() if name != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def check_files(value: Mapping[str, Any], *, where: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from deploycomp.sealed.artifact import Artifact
 from deploycomp.sealed.claim import ASIDE, Claim, claim
 from deploycomp.sealed.contents import Marks, check_ours, marks
 from deploycomp.sealed.disk import sha256, sync, translate_os_error
-from deploycomp.sealed.manifest import COMPRESSION, EVIDENCE, MANIFEST, SCHEMA_VERSION
+from deploycomp.sealed.manifest import COMPRESSION, EVIDENCE, MANIFEST, SCHEMA_VERSION, SEAL, seal_of
 from deploycomp.sealed.version import plain_files
 
 __all__ = ["Staging", "check_destination", "stage"]
@@ -97,6 +97,7 @@ class Staging:
         """
         files = self.list_files()
         full = {"schema_version": SCHEMA_VERSION, **manifest, "evidence": list(EVIDENCE), "files": files}
+        full[SEAL] = seal_of(full)
         text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         with translate_os_error(self.path):
             (self.path / MANIFEST).write_text(text, encoding="utf-8")

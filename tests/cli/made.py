@@ -11,12 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deploycomp.artifact import Artifact
+from deploycomp.artifact import MANIFEST, Artifact
 from deploycomp.pipeline import ExportResult, export_model
 from deploycomp.recipe import Export, Int8, Recipe
+from deploycomp.sealed.manifest import SEAL, seal_of
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent.parent
@@ -89,6 +91,14 @@ def files(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a manifest and seal it anew, as whoever wants to forge one does."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    change(manifest)
+    manifest[SEAL] = seal_of(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def entries(folder: Path) -> list[str]:

@@ -91,9 +91,7 @@ def test_wrong_answers_fail(run: Run):
 def test_an_artifact_that_reads_texts_otherwise_than_its_source_fails(run: Run, tmp_path: Path):
     """As one does whose tokenizer, runtime or kernels are not those that it was sealed with."""
     spoiled = Path(shutil.copytree(made.fp32().path, tmp_path / "spoiled"))
-    manifest = json.loads((spoiled / "deploycomp.json").read_text())
-    manifest["runtime"]["truncation_side"] = "left"
-    (spoiled / "deploycomp.json").write_text(json.dumps(manifest))
+    made.edit_manifest(spoiled, lambda manifest: manifest["runtime"].update(truncation_side="left"))
     done = run("gate", spoiled, "--baseline", made.fp32().path, *SMALL, "--json")
     assert done.code == 1
     text = next(each for each in done.json["checks"] if each["kind"] == "text")

@@ -8,6 +8,7 @@ from random import Random
 
 from deploycomp.artifact import MANIFEST, sha256
 from deploycomp.errors import DeploycompError
+from deploycomp.sealed.manifest import SEAL, seal_of
 from tests.fuzz import graphs, reference, settings
 from tests.fuzz.bench import Bench, Told, write_rows
 from tests.fuzz.checkpoints import json_file
@@ -81,4 +82,5 @@ def _seal(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for name in manifest["files"]:
         manifest["files"][name] = {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}
+    manifest[SEAL] = seal_of(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")

@@ -24,6 +24,9 @@ class Canary:
         assert self._queue >= 0, os.strerror(ctypes.get_errno())
         assert libc.inotify_add_watch(self._queue, bytes(path), IN_ACCESS | IN_OPEN) >= 0
 
+    def __del__(self):
+        os.close(self._queue)  # a user has 128 of them
+
     @property
     def sang(self) -> bool:
         """Whether it was opened since it was last asked."""

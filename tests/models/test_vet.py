@@ -215,3 +215,20 @@ def test_a_panic_at_run_time_is_one_clear_error(tmp_path):
         encode_texts(sealed, ["good", "a" * 4_000], Settings())
     assert caught.value.where == "inputs 0 to 1"
     assert encode_texts(sealed, ["good"], Settings())[0]
+
+
+def test_a_tokenizer_that_fails_on_a_text_is_refused(tmp_path, edit):
+    folder = tiny.build(tmp_path / "m", "bert", "text-classification")
+    edit(folder / "tokenizer_config.json", unk_token=None)
+    with pytest.raises(InputRefused, match="the tokenizer fails on a text") as refused:
+        load(resolve(folder))
+    assert "unknown token" in str(refused.value.hint)
+
+
+def test_a_token_that_only_the_post_processor_makes_needs_a_row_too(tmp_path, edit):
+    folder = tiny.build(tmp_path / "m", "modernbert", "text-classification")
+    told = json.loads((folder / "tokenizer.json").read_text())
+    told["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [100_000]
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(InputRefused, match="makes token 100000 of a text, and the embedding has"):
+        load(resolve(folder))

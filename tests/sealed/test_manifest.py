@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from deploycomp.artifact import MANIFEST, Artifact
 from deploycomp.errors import InputRefused
 from deploycomp.inspection import inspect_path
 from deploycomp.runtime import Predictor
-from deploycomp.sealed.manifest import MAX_NUMBER
+from deploycomp.sealed.manifest import MAX_NUMBER, SEAL
+from tests.cli import made
 from tests.runtime.graphs import write_artifact
 
 HASH = "0" * 64
@@ -135,3 +137,17 @@ def test_a_report_that_claims_pages_oddly_is_no_bug(place: Path, rendered: Any):
     (place / "report.md").write_text("# page")
     with pytest.raises(InputRefused, match=r"report.md (was added|has changed)"):
         Artifact.open(place).verify()
+
+
+def test_an_edited_manifest_is_not_what_was_sealed(tmp_path: Path):
+    """Other labels, with every file as it was: only the manifest's own digest can tell."""
+    folder = Path(shutil.copytree(made.fp32().path, tmp_path / "copy"))
+    Artifact.open(folder).verify()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["runtime"]["labels"].reverse()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputRefused, match=r"not what was sealed: deploycomp\.json has changed"):
+        Artifact.open(folder).verify()
+    del manifest[SEAL]  # as artifacts of before have it
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    Artifact.open(folder).verify()
