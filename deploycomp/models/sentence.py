@@ -100,6 +100,7 @@ def read_sentence(folder: Path) -> Sentence | None:
     if not exists(folder / MODULES):
         return None
     notes: list[str] = []
+    _check_kind(folder)
     kinds, paths = _modules(folder, notes)
     if not kinds or kinds[0] != "Transformer":
         raise _chain(kinds, folder)
@@ -130,6 +131,20 @@ def read_sentence(folder: Path) -> Sentence | None:
         default_prompt=default,
         unsupported=unsupported,
     )
+
+
+def _check_kind(folder: Path) -> None:
+    """A folder of sentence-transformers may hold another kind of model, which other modules and settings belong to."""
+    if not exists(folder / PROMPTS):
+        return
+    kind = strictjson.as_object(read_settings(folder / PROMPTS, inside=folder), where=folder / PROMPTS).get("model_type")
+    if isinstance(kind, str) and kind != "SentenceTransformer":
+        raise InputRefused(
+            f"a {kind} of sentence-transformers in this layout is not supported",
+            where=str(folder / PROMPTS),
+            why="its modules.json and its settings are other ones than those of sentence embeddings",
+            hint="export a SentenceTransformer, or a model that transformers saved",
+        )
 
 
 def _chain(kinds: list[str], folder: Path) -> InputRefused:

@@ -302,6 +302,12 @@ def test_sentence_settings_out_of_range_are_refused(sentences, edit, name, chang
         audit(sentences)
 
 
+def test_another_kind_of_model_in_the_same_layout_is_refused_by_name(sentences, edit):
+    edit(sentences / "config_sentence_transformers.json", model_type="CrossEncoder")
+    with pytest.raises(InputRefused, match="a CrossEncoder of sentence-transformers in this layout is not supported"):
+        audit(sentences)
+
+
 def test_modules_that_are_wired_otherwise_wait_for_the_task(sentences, edit):
     edit(sentences / "sentence_bert_config.json", transformer_task="fill-mask")
     found = audit(sentences).sentence
