@@ -137,7 +137,8 @@ def _check_kind(folder: Path) -> None:
     """A folder of sentence-transformers may hold another kind of model, which other modules and settings belong to."""
     if not exists(folder / PROMPTS):
         return
-    kind = strictjson.as_object(read_settings(folder / PROMPTS, inside=folder), where=folder / PROMPTS).get("model_type")
+    told = strictjson.as_object(read_settings(folder / PROMPTS, inside=folder), where=folder / PROMPTS)
+    kind = told.get("model_type")
     if isinstance(kind, str) and kind != "SentenceTransformer":
         raise InputRefused(
             f"a {kind} of sentence-transformers in this layout is not supported",

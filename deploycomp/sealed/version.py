@@ -31,6 +31,8 @@ ATTEMPTS = 100
 """Opening takes well under a millisecond and publishing some: a second attempt is rare, a tenth was never seen."""
 PAUSE = 0.002
 """Seconds between two attempts; the gap between two renames, where the kernel cannot swap, is shorter."""
+GAP = 25
+"""Pauses until a folder that is not there is believed to be missing: a busy machine can stop the writer in between."""
 MOST_OPEN = 256
 """Files held open at once; processes may have 1,024 by default, and no artifact of ours comes near this."""
 DESCRIPTORS = Path("/proc/self/fd")
@@ -76,8 +78,10 @@ class Version:
         """Whether a file was opened by its name, which may lead to another version."""
         self._files: dict[str, BufferedReader] = {}
         self._identity = _identity(path)
-        if self._identity is None:  # between the two renames of a swap, or not there at all
-            time.sleep(PAUSE)
+        for _ in range(GAP):
+            if self._identity is not None:
+                break
+            time.sleep(PAUSE)  # between the two renames of a swap, or not there at all
             self._identity = _identity(path)
 
     @functools.cached_property
