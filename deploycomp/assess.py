@@ -175,6 +175,7 @@ def judge(
         GateFailed: *max_drop* is broken.
     """
     from deploycomp.evaluate import evaluate_candidates
+    from deploycomp.models.quiet import quiet
 
     judged, parity = _open(model, task)
     predictors: dict[str, LibraryModel] = {"artifact": judged}
@@ -187,14 +188,15 @@ def judge(
     rows = read_rows(judged, data, split=split, columns=columns or {}, limit=limit)
     if against is not None:
         parity += _same_source(predictors["source"], judged, rows)
-    found = evaluate_candidates(
-        predictors,
-        rows,
-        batch_size=batch_size,
-        max_drop=max_drop,
-        null_score_diff_threshold=null_score_diff_threshold,
-        progress=progress,
-    )
+    with quiet():
+        found = evaluate_candidates(
+            predictors,
+            rows,
+            batch_size=batch_size,
+            max_drop=max_drop,
+            null_score_diff_threshold=null_score_diff_threshold,
+            progress=progress,
+        )
     return {**found, "parity": parity}
 
 

@@ -340,6 +340,7 @@ def _evaluate(run: _Run, rows: Rows | None, manifest: dict[str, Any]) -> dict[st
     if rows is None:
         return None
     from deploycomp.evaluate import evaluate_candidates
+    from deploycomp.models.quiet import quiet
     from deploycomp.runtime import Predictor
 
     asked = run.recipe.evaluate
@@ -351,16 +352,17 @@ def _evaluate(run: _Run, rows: Rows | None, manifest: dict[str, Any]) -> dict[st
     if (fp32 := _fp32(run)) is not None:
         predictors["fp32"] = _predictor(run, manifest, fp32)
     predictors["artifact"] = Predictor.load(run.staging.path, spinning=False)
-    return evaluate_candidates(
-        predictors,
-        rows,
-        batch_size=asked.batch_size,
-        max_drop=asked.max_drop,
-        null_score_diff_threshold=asked.null_score_diff_threshold,
-        alone=["artifact"] if _precision(run.recipe) == "int8" else [],
-        progress=progress,
-        warn=run.warnings.append,
-    )
+    with quiet():  # the source's library warns of what it cuts
+        return evaluate_candidates(
+            predictors,
+            rows,
+            batch_size=asked.batch_size,
+            max_drop=asked.max_drop,
+            null_score_diff_threshold=asked.null_score_diff_threshold,
+            alone=["artifact"] if _precision(run.recipe) == "int8" else [],
+            progress=progress,
+            warn=run.warnings.append,
+        )
 
 
 def _benchmark(run: _Run, manifest: dict[str, Any]) -> dict[str, Any] | None:

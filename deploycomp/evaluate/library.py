@@ -8,12 +8,14 @@ example (run_ner), and the answer to a question is searched in windows as in run
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from deploycomp.errors import DeploycompError, InputRefused
 from deploycomp.runtime import answers
 from deploycomp.runtime.decode import tag_words, trim
 from deploycomp.runtime.encode import QA_MAX_LENGTH, qa_stride
@@ -127,7 +129,8 @@ class Library:
 
     def tokens(self, inputs: Any) -> list[list[int]]:
         """Return the token ids that the library makes of each input; windows stand one after another."""
-        return [[token for row in self._encode(each) for token in row] for each in inputs]
+        with _refusing():
+            return [[token for row in self._encode(each) for token in row] for each in inputs]
 
     def answer(
         self,
@@ -150,11 +153,24 @@ class Library:
         found: dict[int, Any] = {}
         for start in range(0, len(order), CHUNK):
             part = order[start : start + CHUNK]
-            found.update(zip(part, self._ask([inputs[each] for each in part], how), strict=True))
+            with _refusing():
+                found.update(zip(part, self._ask([inputs[each] for each in part], how), strict=True))
             if progress:
                 progress("predict", len(found) / len(order))
         labels = tuple(self.runtime.get("labels") or ())
         return Answered([found[index] for index in range(len(inputs))], labels)
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn whatever a library raises on an input into a refusal with its words."""
+    try:
+        yield
+    except DeploycompError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        raise InputRefused("the model's own library does not take an input", why=why) from error
 
 
 def _length(item: Any) -> int:

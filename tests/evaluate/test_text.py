@@ -378,6 +378,14 @@ def test_rows_are_spread_and_bounded():
     assert sample_rows([]) == []
 
 
+def test_what_a_library_raises_on_an_input_is_a_refusal_with_its_words(tmp_path: Path, built: Callable[..., Path]):
+    model = load(resolve(built(tmp_path / "m", "bert", "fill-mask")))
+    library = open_source(model.source, model.task, model.runtime)
+    with pytest.raises(InputRefused, match="own library does not take an input") as refused:
+        library.answer(["no mask here"])
+    assert "mask_token" in str(refused.value.why)
+
+
 # ------------------------------------------------------------ the selftest of a manifest
 
 
