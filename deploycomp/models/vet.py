@@ -26,6 +26,8 @@ from deploycomp.models.source import Source
 __all__ = ["vetting"]
 
 TOKENIZER = "tokenizer.json"
+NEEDED = ("tokenizers", "numpy")
+"""What the child imports; tokenizers asks numpy for its types when it is given lists of words."""
 
 MAX_BYTES = 2**30
 """Address space of the child beside the file itself; XLM-R's 250,000 pieces need 400 MB."""
@@ -71,10 +73,7 @@ def vetting(source: Source) -> Iterator[Callable[[], None]]:
 
 def _start(path: Path, size: int, seconds: float) -> subprocess.Popen[bytes]:
     """Start the child isolated: nothing of the user's site, of the working directory or of PYTHONPATH."""
-    found = importlib.util.find_spec("tokenizers")
-    if found is None or found.origin is None:
-        raise EnvironmentFailed("the tokenizers library is not installed", hint="pip install tokenizers")
-    packages = str(Path(found.origin).parent.parent)
+    packages = os.pathsep.join(dict.fromkeys(_place_of(name) for name in NEEDED))
     command = [sys.executable, "-I", "-S", str(_CHILD), str(path), packages, str(size), str(seconds)]
     try:
         return subprocess.Popen(
@@ -87,6 +86,14 @@ def _start(path: Path, size: int, seconds: float) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise EnvironmentFailed("no child process can be started", where=str(path), why=str(error)) from None
+
+
+def _place_of(package: str) -> str:
+    """The folder that a package is imported from here: two of them need not lie in one."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise EnvironmentFailed(f"the {package} library is not installed", hint=f"pip install {package}")
+    return str(Path(found.origin).parent.parent)
 
 
 def _verdict(child: subprocess.Popen[bytes], path: Path, seconds: float) -> None:

@@ -1,6 +1,6 @@
 """The child of `vet.py`: read one tokenizer.json and tokenize probes, within bounds; print one line of JSON.
 
-    python -I -S vet_child.py tokenizer.json FOLDER_OF_TOKENIZERS BYTES SECONDS
+    python -I -S vet_child.py tokenizer.json FOLDERS_OF_PACKAGES BYTES SECONDS
 
 It imports the tokenizers library alone. A bound that is reached ends the process; the parent tells why.
 """
@@ -8,6 +8,7 @@ It imports the tokenizers library alone. A bound that is reached ends the proces
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import sys
@@ -62,7 +63,7 @@ def vet(path: str, packages: str) -> None:
         raise Refused("it is not a JSON object")
     own = tuple(dict.fromkeys(patterns(value.get("normalizer"))))
     del value
-    sys.path.append(packages)
+    sys.path += packages.split(os.pathsep)
     from tokenizers import Tokenizer
 
     tokenizer: Any = Tokenizer.from_str(data)

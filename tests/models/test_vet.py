@@ -232,3 +232,25 @@ def test_a_token_that_only_the_post_processor_makes_needs_a_row_too(tmp_path, ed
     (folder / "tokenizer.json").write_text(json.dumps(told))
     with pytest.raises(InputRefused, match="makes token 100000 of a text, and the embedding has"):
         load(resolve(folder))
+
+
+def test_packages_may_lie_in_two_places(tmp_path, monkeypatch):
+    """As where a virtual environment lays one package over those of another."""
+    import importlib.util
+
+    import tokenizers
+
+    folder = tiny.build(tmp_path / "m", "bert", "text-classification")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "tokenizers").symlink_to(Path(tokenizers.__file__).parent)
+    real = importlib.util.find_spec
+
+    def elsewhere(name: str, *rest: Any) -> Any:
+        spec = real(name, *rest)
+        if name == "tokenizers" and spec is not None:
+            spec.origin = str(tmp_path / "elsewhere" / "tokenizers" / "__init__.py")
+        return spec
+
+    monkeypatch.setattr("deploycomp.models.vet.importlib.util.find_spec", elsewhere)
+    with vetting(resolve(folder)) as vetted:
+        vetted()
