@@ -223,7 +223,7 @@ def test_a_tokenizer_that_fails_on_a_text_is_refused(tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps({**said, "unk_token": None}))
     with pytest.raises(InputRefused, match="the tokenizer fails on a text") as refused:
         load(resolve(folder))
-    assert "unknown token" in str(refused.value.hint)
+    assert "a token for unknown characters" in str(refused.value.hint)
 
 
 def test_a_token_that_only_the_post_processor_makes_needs_a_row_too(tmp_path):
