@@ -92,7 +92,7 @@ def _place_of(package: str) -> str:
     """The folder that a package is imported from here: two of them need not lie in one."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise EnvironmentFailed(f"the {package} library is not installed", hint=f"pip install {package}")
+        raise EnvironmentFailed(f"the {package} library is not installed", hint="pip install tokenizers numpy")
     return str(Path(found.origin).parent.parent)
 
 

@@ -287,7 +287,7 @@ MOVING_REASONS = {
         (), "needs a limit on this process: tests of that room set it"
     ),
     "pip install sentence-transformers": Reason((), "installs"),
-    "pip install tokenizers": Reason((), "installs"),
+    "pip install tokenizers numpy": Reason((), "installs"),
     "wait for it, or choose another --output; if you know that it is dead, remove that folder by hand": Reason(
         ("export",), "followed in tests/cli/test_interrupt.py"
     ),
