@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploycomp.artifact import MANIFEST
-from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, UsageError
+from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, UsageError, in_words
 from deploycomp.onnxmodel import Facts
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ def open_source(source: Source, task: str, runtime: Mapping[str, Any], *, module
     except DeploycompError:
         raise
     except Exception as error:
-        why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        raise InputRefused("the model's own library cannot open it", where=str(source.path), why=why) from error
+        raise InputRefused(
+            "the model's own library cannot open it", where=str(source.path), why=in_words(error)
+        ) from error
     library.digest = source.digest
     return library
 

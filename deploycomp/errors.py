@@ -66,6 +66,11 @@ class DeploycompError(Exception):
         }
 
 
+def in_words(error: Exception) -> str:
+    """Return what a library raised as one line: its kind, and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
 class GateFailed(DeploycompError):
     """A goal is broken by what was measured; the message holds the interval."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from deploycomp.errors import DeploycompError, InputRefused
+from deploycomp.errors import DeploycompError, InputRefused, in_words
 from deploycomp.runtime import answers
 from deploycomp.runtime.decode import tag_words, trim
 from deploycomp.runtime.encode import QA_MAX_LENGTH, qa_stride
@@ -169,8 +169,7 @@ def _refusing() -> Iterator[None]:
     except DeploycompError:
         raise
     except Exception as error:
-        why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        raise InputRefused("the model's own library does not take an input", why=why) from error
+        raise InputRefused("the model's own library does not take an input", why=in_words(error)) from error
 
 
 def _length(item: Any) -> int:

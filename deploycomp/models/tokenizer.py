@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, panicked
+from deploycomp.errors import DeploycompError, EnvironmentFailed, InputRefused, in_words, panicked
 from deploycomp.models.source import Source
 from deploycomp.models.stage import Stage
 
@@ -71,11 +71,10 @@ def _check_ids(tokenizer: Any, rows: int, source: Source) -> None:
     try:
         found = [*tokenizer(list(TRIED))["input_ids"], *tokenizer(list(TRIED), list(TRIED))["input_ids"]]
     except Exception as error:
-        why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         raise InputRefused(
             "the tokenizer fails on a text",
             where=str(source.encoder),
-            why=why,
+            why=in_words(error),
             hint="save it again with the library that trained it; it needs a token for unknown characters",
         ) from error
     largest = max((token for ids in found for token in ids), default=0)
